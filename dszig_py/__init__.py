@@ -1,0 +1,54 @@
+"""Recursive language models as typed functions: a signature becomes a callable over inputs too big for a context window."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dszig_py.errors import (
+    DszigError,
+    EnvironmentFailure,
+    InputError,
+    LimitReached,
+    LMError,
+    ReplayMismatch,
+    SignatureError,
+)
+from dszig_py.rlm import RLM
+from dszig_py.signature import Field, InputField, OutputField, Signature
+from dszig_py.strategy import Strategy
+from dszig_py.usage import Budget, Usage
+
+if TYPE_CHECKING:
+    from dszig_py.trajectory import Prediction, Termination, Trajectory
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RLM",
+    "Budget",
+    "DszigError",
+    "EnvironmentFailure",
+    "Field",
+    "InputError",
+    "InputField",
+    "LMError",
+    "LimitReached",
+    "OutputField",
+    "Prediction",
+    "ReplayMismatch",
+    "Signature",
+    "SignatureError",
+    "Strategy",
+    "Termination",
+    "Trajectory",
+    "Usage",
+]
+
+_LATER = {"Prediction": "trajectory", "Termination": "trajectory", "Trajectory": "trajectory"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'dszig_py' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"dszig_py.{_LATER[name]}"), name)

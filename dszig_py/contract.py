@@ -1,0 +1,330 @@
+"""A signature and its inputs, compiled: REPL variables, callables, and the SUBMIT contract that judges the outputs.
+
+The contract is data. It is rendered the same way for the whole run and travels apart from the instructions, so nothing
+that rewrites instructions (an optimizer, a loaded state) can drop or contradict it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from dszig_py.environments._worker.codec import Opaque
+from dszig_py.errors import InputError, SignatureError
+from dszig_py.signature import Field, Signature, type_text
+from dszig_py.text import clean
+
+__all__ = ["Contract", "SubmissionRefused", "Variable", "compile_contract"]
+
+PREVIEW_CHARS = 800
+SHOW_CHARS = 20_000  # what Strategy(show=[...]) shows of a field
+_SCHEMA_CHARS = 2_000
+_LARGE = 100_000  # characters of submission above which validation leaves the event loop
+_COUNT_LINES_UP_TO = 50_000_000
+
+PLAIN_TYPES = (str, int, float, bool, bytes, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """An input bound in the REPL, as the model is told of it. ``whole``: the preview is all of it."""
+
+    name: str
+    type: str
+    value: Any = field(repr=False)
+    size: str
+    preview: str
+    whole: bool
+    desc: str = ""
+
+
+class SubmissionRefused(ValueError):
+    """SUBMIT was called with something the signature does not allow; the message is for the model."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What one run's model may use and must deliver.
+
+    ``callables``: (name, signature, one line of documentation) of everything the code may call besides SUBMIT.
+    ``check``: the caller's own last word on validated outputs; a message sends the model back.
+    """
+
+    signature: Signature
+    variables: tuple[Variable, ...]
+    callables: tuple[tuple[str, str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    check: Callable[[dict[str, Any]], str | None] | None = field(default=None, repr=False)
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The contract as the model reads it; constant during a run."""
+        parts = [_variables_text(self.variables), _callables_text(self.callables), self.submit_text]
+        if self.notes:
+            parts.append("\n".join(self.notes))
+        return clean("\n\n".join(part for part in parts if part))
+
+    @functools.cached_property
+    def submit_text(self) -> str:
+        """How to call SUBMIT, with types and constraints."""
+        outputs = self.signature.outputs
+        lines = [f"Finish with SUBMIT({', '.join(f'{f.name}: {type_text(f.type)}' for f in outputs)})."]
+        for f in outputs:
+            schema = _schema_text(f.type)
+            if f.desc or schema:
+                lines.append(f"  {f.name}: {f.desc}{' ' if f.desc and schema else ''}{schema}")
+        return "\n".join(lines)
+
+    @functools.cached_property
+    def usage(self) -> str:
+        """The call itself, for error messages."""
+        return f"SUBMIT({', '.join(f'{f.name}: {type_text(f.type)}' for f in self.signature.outputs)})"
+
+    def off_loop(self, kwargs: Mapping[str, Any], args: Sequence[Any] = ()) -> bool:
+        """Whether judging these values may take long: large, or of classes with validators of their own."""
+        if self.check is not None or not all(_is_plain(f.type) for f in self.signature.outputs):
+            return True
+        return _weight([*kwargs.values(), *args], _LARGE) > _LARGE
+
+    def validate(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs, typed: accepts exactly what pydantic accepts for each field.
+
+        Raises :class:`SubmissionRefused` naming every missing, surplus and mistyped field at once.
+        """
+        given, problems = self._by_name(args, kwargs)
+        outputs: dict[str, Any] = {}
+        for f in self.signature.outputs:
+            if f.name not in given:
+                if not any(p.startswith(f"{f.name}:") for p in problems):
+                    problems.append(f"{f.name}: missing")
+                continue
+            try:
+                outputs[f.name] = coerce(f.type, given[f.name])
+            except ValueError as error:
+                problems.append(f"{f.name}: {error}")
+        if problems:
+            raise SubmissionRefused(f"SUBMIT was refused: {'; '.join(problems)}. Call {self.usage}.")
+        if self.check is not None:
+            message = _ask(self.check, outputs)
+            if message:
+                raise SubmissionRefused(f"SUBMIT was refused: {message}")
+        return outputs
+
+    def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        names = [f.name for f in self.signature.outputs]
+        given, problems = dict(kwargs), list[str]()
+        if len(args) > len(names):
+            problems.append(f"{len(args)} values for {len(names)} outputs")
+        for name, value in zip(names, args, strict=False):
+            if name in given:
+                problems.append(f"{name}: given twice, by position and by name")
+            given.setdefault(name, value)
+        problems += [f"{name}: there is no such output" for name in given if name not in names]
+        return given, problems
+
+
+def _ask(check: Callable[[dict[str, Any]], str | None], outputs: dict[str, Any]) -> str | None:
+    try:
+        return check(dict(outputs))
+    except Exception as error:  # an assert in a check is a natural way to write one
+        return f"{type(error).__name__}: {error}"
+
+
+def coerce(tp: Any, value: Any) -> Any:
+    """``value`` as pydantic reads it for ``tp``. Raises ``ValueError`` with a message a model can act on."""
+    if isinstance(value, Opaque) and tp is not Opaque:
+        raise ValueError(f"a {value.type_name} cannot be submitted; submit data (text, numbers, lists, dicts)")
+    try:
+        return adapter(tp).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(_told(error)) from None
+
+
+def _told(error: ValidationError) -> str:
+    told: list[str] = []
+    for detail in error.errors(include_url=False)[:5]:
+        where = ".".join(str(part) for part in detail["loc"])
+        got = detail.get("input")
+        told.append(f"{where + ': ' if where else ''}{detail['msg']} (got {type(got).__name__} {_brief(got)})")
+    if error.error_count() > 5:
+        told.append(f"and {error.error_count() - 5} more")
+    return ", ".join(told)
+
+
+def adapter(tp: Any) -> TypeAdapter[Any]:
+    """The pydantic adapter of a type. Raises :class:`SignatureError` for a type pydantic cannot judge."""
+    try:
+        return _adapter(repr(tp), tp)  # repr too: int | str equals str | int, and pydantic tries them in order
+    except TypeError:  # unhashable metadata
+        return _adapter.__wrapped__("", tp)
+
+
+@functools.lru_cache(maxsize=512)
+def _adapter(_text: str, tp: Any) -> TypeAdapter[Any]:
+    try:
+        config = ConfigDict(arbitrary_types_allowed=True)
+        return TypeAdapter(tp, config=config)
+    except PydanticUserError as error:
+        if error.code == "type-adapter-config-unused":  # a model brings its own configuration
+            return TypeAdapter(tp)
+        raise SignatureError(f"{type_text(tp)} cannot be validated: {error.message}") from error
+
+
+def _is_plain(tp: Any) -> bool:
+    args = getattr(tp, "__args__", ())
+    return tp in PLAIN_TYPES if not args else all(_is_plain(a) or not isinstance(a, type) for a in args)
+
+
+def _weight(values: Sequence[Any], stop: int) -> int:
+    """Characters and items in ``values``, counted until ``stop`` is passed."""
+    total, todo = 0, list(values)
+    while todo and total <= stop:
+        value = todo.pop()
+        if isinstance(value, (str, bytes)):
+            total += len(value)
+        elif isinstance(value, Mapping):
+            total += len(cast("Mapping[Any, Any]", value))
+            todo.extend(list(cast("Mapping[Any, Any]", value).values())[:stop])
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            items = cast("Sequence[Any]", value)
+            total += len(items)
+            todo.extend(list(items)[:stop])
+    return total
+
+
+def compile_contract(
+    signature: Signature,
+    inputs: Mapping[str, Any],
+    *,
+    callables: Sequence[tuple[str, str, str]] = (),
+    show: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    check: Callable[[dict[str, Any]], str | None] | None = None,
+) -> Contract:
+    """Bind ``inputs`` to ``signature``. Raises :class:`InputError` for missing, surplus and mistyped inputs."""
+    names = [f.name for f in signature.inputs]
+    missing = [n for n in names if n not in inputs]
+    surplus = [n for n in inputs if n not in names]
+    if missing or surplus:
+        told = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"not in the signature: {', '.join(surplus)}"] * bool(surplus)
+        raise InputError(f"inputs do not fit the signature {signature}: {'; '.join(told)}")
+    unknown = [n for n in show if n not in names]
+    if unknown:
+        raise InputError(f"Strategy(show=...) names {', '.join(unknown)}; the inputs are {', '.join(names)}")
+    variables = tuple(_variable(f, inputs[f.name], SHOW_CHARS if f.name in show else PREVIEW_CHARS) for f in signature.inputs)
+    return Contract(signature, variables, tuple(callables), tuple(notes), check)
+
+
+def _variable(f: Field, value: Any, limit: int) -> Variable:
+    value = _input(f, value)
+    preview, whole = _preview(value, limit)
+    return Variable(f.name, _type_of(value, f), value, _size(value), preview, whole, f.desc)
+
+
+def _input(f: Field, value: Any) -> Any:
+    """The value as declared. ``str`` is also the type of a field that declared none, so it takes whatever comes."""
+    if f.type is str or f.type is Any:
+        return value
+    try:
+        return adapter(f.type).validate_python(value)
+    except ValidationError as error:
+        raise InputError(f"input {f.name!r} is declared {type_text(f.type)}: {_told(error)}") from None
+
+
+def _type_of(value: Any, f: Field) -> str:
+    declared = type_text(f.type)
+    actual = type(value).__name__
+    return declared if f.type is not str or actual == "str" else actual
+
+
+def _size(value: Any) -> str:
+    if isinstance(value, str):
+        lines = f", {value.count(chr(10)) + 1:,} lines" if 0 < len(value) < _COUNT_LINES_UP_TO else ""
+        return f"{len(value):,} characters{lines}"
+    if isinstance(value, (bytes, bytearray)):
+        return f"{len(value):,} bytes"
+    if isinstance(value, Mapping):
+        return f"{len(cast('Mapping[Any, Any]', value)):,} keys"
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = cast("Sequence[Any]", value)
+        chars = sum(len(i) for i in items if isinstance(i, str))
+        return f"{len(items):,} items" + (f", {chars:,} characters in all" if chars else "")
+    return ""
+
+
+def _preview(value: Any, limit: int) -> tuple[str, bool]:
+    """At most about ``limit`` characters of ``value``, and whether that is all of it."""
+    if isinstance(value, str):
+        if len(value) <= limit:
+            return repr(value), True
+        head, tail = value[: limit * 3 // 4], value[-(limit // 4) :]
+        return f"starts {head!r}\n     ends {tail!r}", False
+    text = _Brief(limit).repr(value)
+    whole = "..." not in text and len(text) <= limit
+    return (text if len(text) <= limit else f"{text[: limit - 4]} ..."), whole
+
+
+def _brief(value: Any) -> str:
+    text = _Brief(80).repr(value)
+    return text if len(text) <= 100 else f"{text[:96]} ..."
+
+
+class _Brief(reprlib.Repr):
+    """A repr that never builds the whole of a large value, records included."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.maxlevel = 5
+        self.maxstring = self.maxother = max(limit // 2, 20)
+        self.maxlong = max(limit // 2, 40)
+        few = max(min(limit // 20, 60), 3)
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = few
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        fields: dict[str, Any] | None = None
+        if isinstance(x, BaseModel):
+            fields = {name: getattr(x, name) for name in type(x).model_fields}
+        elif dataclasses.is_dataclass(x) and not isinstance(x, type):
+            fields = {f.name: getattr(x, f.name, None) for f in dataclasses.fields(x)}
+        if fields is None:
+            return super().repr_instance(x, level)
+        return f"{type(x).__name__}({', '.join(f'{k}={self.repr1(v, level - 1)}' for k, v in fields.items())})"
+
+
+def _variables_text(variables: Sequence[Variable]) -> str:
+    if not variables:
+        return "The REPL holds no input variables."
+    lines = ["Variables in the REPL:"]
+    for v in variables:
+        about = ", ".join(part for part in (v.type, v.size, "shown whole" if v.whole else "only a preview is shown") if part)
+        lines.append(f"  {v.name}: {about}{'. ' + v.desc if v.desc else ''}")
+        lines.append(f"     {v.preview}")
+    return "\n".join(lines)
+
+
+def _callables_text(callables: Sequence[tuple[str, str, str]]) -> str:
+    if not callables:
+        return ""
+    return "\n".join(["Functions in the REPL:", *(f"  {sig}: {doc}" if doc else f"  {sig}" for _, sig, doc in callables)])
+
+
+def _schema_text(tp: Any) -> str:
+    """What the type's name does not say: fields of models, constraints. Empty for plain types."""
+    if _is_plain(tp) or type_text(tp).startswith("Literal["):
+        return ""
+    try:
+        schema = adapter(tp).json_schema()
+    except Exception:  # a type without a JSON schema is still validated
+        return ""
+    if not ({"properties", "$defs", "enum"} & set(schema) or "Annotated" in repr(tp)):
+        return ""
+    text = json.dumps(schema, ensure_ascii=False, default=str)
+    return f"JSON schema {text if len(text) <= _SCHEMA_CHARS else text[:_SCHEMA_CHARS] + ' ...'}"

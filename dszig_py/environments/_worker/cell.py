@@ -1,0 +1,251 @@
+"""One live REPL: a namespace, and the running of cells in it. Standard library only, shared by worker and in-process.
+
+A cell is compiled whole, its last expression apart (its value is shown), with top-level ``await`` allowed. What the
+host offers (SUBMIT, sub-calls, tools) and the builtins are put back before every cell, so that ``llm_query = "x"`` or
+``list = [...]`` in one cell cannot break the next.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import builtins
+import inspect
+import io
+import linecache
+import reprlib
+import sys
+import threading
+import traceback
+import types
+from typing import Any
+
+FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+_BUILTINS = dict(vars(builtins))
+_MAX_ERROR = 6_000
+_HERE = __file__
+
+
+class Submitted(BaseException):
+    """SUBMIT was accepted: unwinds the cell. A BaseException, so that ``except Exception`` in the cell lets it pass."""
+
+
+class CellTimeout(BaseException):
+    """The cell ran past its seconds. Shown to the model under the name it knows."""
+
+
+CellTimeout.__module__, CellTimeout.__qualname__ = "builtins", "TimeoutError"
+
+
+class Output(io.TextIOBase):
+    """Text written by a cell, bounded: the first two thirds of ``limit`` characters and the last third are kept."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._head_room = limit - limit // 3
+        self._tail_room = limit // 3
+        self._head: list[str] = []
+        self._tail = ""
+        self._lock = threading.Lock()
+        self.chars = 0
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        with self._lock:
+            self.chars += len(text)
+            if self._head_room:
+                part, rest = text[: self._head_room], text[self._head_room :]
+                self._head.append(part)
+                self._head_room -= len(part)
+            else:
+                rest = text
+            if rest:
+                self._tail = (self._tail + rest[-2 * self._tail_room - 1 :])
+                if len(self._tail) > 2 * self._tail_room:
+                    self._tail = self._tail[len(self._tail) - self._tail_room :] if self._tail_room else ""
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    @property
+    def buffer(self) -> _Bytes:
+        return _Bytes(self)
+
+    def parts(self) -> tuple[str, str, int]:
+        """(head, tail, characters written in all); head + tail is the whole text where nothing was dropped."""
+        head = "".join(self._head)
+        tail = self._tail
+        room = self.chars - len(head)
+        if len(tail) < room and self._tail_room:
+            tail = tail[-self._tail_room :]
+        return head, tail, self.chars
+
+
+class _Bytes(io.RawIOBase):
+    """``sys.stdout.buffer`` of a cell."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def write(self, data: Any) -> int:
+        self._output.write(bytes(data).decode("utf-8", "replace"))
+        return len(data)
+
+    def writable(self) -> bool:
+        return True
+
+
+class Repl:
+    """The namespace and everything that persists in it from cell to cell, also after an exception."""
+
+    def __init__(self) -> None:
+        self.module = types.ModuleType("__main__")
+        self.namespace = self.module.__dict__
+        self.namespace["__builtins__"] = builtins
+        self.functions: dict[str, Any] = {"SHOW_VARS": self.show_vars}
+        self.inputs: frozenset[str] = frozenset()
+        self._runner: asyncio.Runner | None = None
+        self._notes: list[str] = []
+
+    def bind(self, variables: dict[str, Any], functions: dict[str, Any]) -> None:
+        """Set the input variables and the host's callables. Later cells may rebind an input; it stays rebound."""
+        self.inputs |= frozenset(variables)
+        self.namespace.update(variables)
+        self.functions.update(functions)
+
+    def execute(self, code: str, number: int, output: Output) -> dict[str, Any]:
+        """Run one cell, its prints going to ``output``. Never raises for what the cell does.
+
+        Returns ``value`` (repr of the last expression, or None), ``error`` (a traceback, or ""), ``submitted``.
+        """
+        self._put_back()
+        filename = f"<cell {number}>"
+        # No trailing mtime: linecache.checkcache() leaves such entries alone, so tracebacks can show the cell's lines.
+        linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
+        result: dict[str, Any] = {"value": None, "error": "", "submitted": False}
+        try:
+            body, last = _compile(code, filename)
+            if body is not None:
+                self._run(body)
+            if last is not None:
+                before = output.chars
+                value = self._run(last)
+                if value is not None or output.chars == before:  # the None of a print() says nothing
+                    result["value"] = short_repr(value, output.limit)
+        except Submitted:
+            result["submitted"] = True
+        except BaseException as error:
+            result["error"] = describe(error)
+        finally:
+            vars(builtins).update(_BUILTINS)
+        for note in self._notes:
+            output.write(f"\n[{note}]\n")
+        self._notes.clear()
+        return result
+
+    def _run(self, code: types.CodeType) -> Any:
+        if not code.co_flags & inspect.CO_COROUTINE:
+            return eval(code, self.namespace)
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(eval(code, self.namespace))
+
+    def _put_back(self) -> None:
+        vars(builtins).update(_BUILTINS)
+        for name in [n for n in self.namespace if n in _BUILTINS and n not in self.inputs and not n.startswith("__")]:
+            if self.namespace[name] is _BUILTINS[name]:
+                continue
+            self.namespace[f"{name}_"] = self.namespace.pop(name)
+            self._notes.append(f"`{name}` is the builtin again; your value of that name is now `{name}_`")
+        self.namespace.update(self.functions)
+        self.namespace["__name__"] = "__main__"
+        self.namespace["__builtins__"] = builtins
+        sys.modules["__main__"] = self.module
+
+    def names(self) -> list[str]:
+        """What the cells made and the inputs they have: the names a lost worker would take along."""
+        hidden = self.functions
+        return [n for n in list(self.namespace) if not n.startswith("_") and n not in hidden]
+
+    def show_vars(self) -> dict[str, str]:
+        """SHOW_VARS(): name -> short description of every variable."""
+        found: dict[str, str] = {}
+        for name in self.names():
+            value = self.namespace.get(name)
+            if not isinstance(value, types.ModuleType):
+                found[name] = short_repr(value, 120)
+        return found
+
+    def close(self) -> None:
+        if self._runner is not None:
+            self._runner.close()
+
+
+def _compile(code: str, filename: str) -> tuple[types.CodeType | None, types.CodeType | None]:
+    tree = compile(code, filename, "exec", FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)
+    assert isinstance(tree, ast.Module)
+    last: ast.Expression | None = None
+    if tree.body and isinstance(tree.body[-1], ast.Expr) and not code.rstrip().endswith(";"):
+        statement = tree.body.pop()
+        assert isinstance(statement, ast.Expr)
+        last = ast.Expression(statement.value)
+    body = compile(tree, filename, "exec", FLAGS, dont_inherit=True) if tree.body else None
+    return body, compile(last, filename, "eval", FLAGS, dont_inherit=True) if last is not None else None
+
+
+def describe(error: BaseException) -> str:
+    """The traceback of ``error`` as the model should see it: the cell's frames, not the machinery around them."""
+    try:
+        text = _traceback(error)
+    except BaseException as second:  # a hostile __str__ or __repr__ must not end the worker
+        text = f"{type(error).__name__} (its message could not be shown: {type(second).__name__})"
+    if len(text) > _MAX_ERROR:
+        text = f"{text[: _MAX_ERROR // 2]}\n... [{len(text) - _MAX_ERROR:,} characters left out] ...\n{text[-_MAX_ERROR // 2 :]}"
+    return text
+
+
+def _traceback(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return "SystemExit: the REPL stays open. Call SUBMIT(...) to finish."
+    shown = traceback.TracebackException.from_exception(error, limit=-40)
+    _hide_machinery(shown, set())
+    return "".join(shown.format()).rstrip()
+
+
+def _hide_machinery(shown: Any, seen: set[int]) -> None:
+    if shown is None or id(shown) in seen:
+        return
+    seen.add(id(shown))
+    folder = _HERE.rpartition("/")[0]
+    shown.stack[:] = [frame for frame in shown.stack if not frame.filename.startswith(folder)]
+    for other in (shown.__cause__, shown.__context__, *(getattr(shown, "exceptions", None) or ())):
+        _hide_machinery(other, seen)
+
+
+class _Short(reprlib.Repr):
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.maxlevel = 6
+        self.maxstring = self.maxother = max(limit, 20)
+        self.maxlong = max(min(limit, 4_000), 40)
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = max(limit // 4, 6)
+
+
+def short_repr(value: Any, limit: int) -> str:
+    """``repr(value)`` within about ``limit`` characters, without building the whole of a huge value's repr."""
+    try:
+        if isinstance(value, (str, bytes)) and len(value) > limit:
+            kept = limit // 2
+            return f"{value[:kept]!r} ... {value[-kept:]!r} ({len(value):,} in all)"
+        text = _Short(limit).repr(value) if isinstance(value, (list, dict, tuple, set, frozenset)) else repr(value)
+    except BaseException as error:
+        text = f"<{type(value).__name__}, whose repr raised {type(error).__name__}>"
+    if len(text) > limit:
+        text = f"{text[: limit - limit // 3]} ... {text[len(text) - limit // 3 :]}"
+    return text

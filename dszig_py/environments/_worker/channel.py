@@ -1,0 +1,137 @@
+"""The worker's end of the protocol: length-prefixed JSON frames on one socket. Standard library only.
+
+Calls come from any thread of a cell at once. Whoever waits for a reply reads the socket while nobody else does, and
+hands the frames of others over (leader and followers, as in the ACE pattern of that name): a lone call costs no thread
+switch, which a dedicated reader thread would charge every one of them.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from typing import Any
+
+HEADER = struct.Struct(">I")
+
+
+class HostGone(BaseException):
+    """The host closed the socket; the worker ends."""
+
+
+class _Slot:
+    __slots__ = ("frame", "wake")
+
+    def __init__(self) -> None:
+        self.frame: dict[str, Any] | None = None
+        self.wake = threading.Lock()  # held while waiting; released to wake the waiter
+        self.wake.acquire()
+
+
+class Channel:
+    """Frames out under one lock; frames in by whichever thread waits.
+
+    ``busy`` counts the main thread's stay inside the protocol: an interrupt that lands there is kept in ``interrupted``
+    until the frame is whole, since an exception between two halves of a frame would desynchronise everything after.
+    """
+
+    def __init__(self, sock: socket.socket, dumps: Any, loads: Any, max_frame: int) -> None:
+        self._sock = sock
+        self._dumps, self._loads = dumps, loads
+        self._max_frame = max_frame
+        self._sending = threading.Lock()
+        self._reading = threading.Lock()
+        self._table = threading.Lock()
+        self._slots: dict[int, _Slot] = {}
+        self._commands: list[dict[str, Any]] = []
+        self._next_id = 0
+        self.execution = 0
+        self.busy = 0
+        self.interrupted = False
+
+    def send(self, frame: dict[str, Any]) -> None:
+        """One frame out. Raises ``ValueError`` before sending anything where it would be too large."""
+        body = self._dumps(frame)
+        if len(body) > self._max_frame:
+            raise ValueError(f"the value takes {len(body):,} bytes; at most {self._max_frame:,} can leave the REPL at once")
+        with self._sending:
+            self._sock.sendall(HEADER.pack(len(body)))
+            self._sock.sendall(body)
+
+    def call(self, name: str, args: Any, kwargs: Any) -> dict[str, Any]:
+        """One call to the host and its reply, in any thread."""
+        slot = _Slot()
+        with self._table:
+            self._next_id += 1
+            call_id = self._next_id
+            self._slots[call_id] = slot
+        try:
+            self.send({"t": "call", "x": self.execution, "id": call_id, "name": name, "args": args, "kwargs": kwargs})
+            self._await(slot)
+        finally:
+            with self._table:
+                self._slots.pop(call_id, None)
+                self._promote()
+        assert slot.frame is not None
+        return slot.frame
+
+    def command(self) -> dict[str, Any]:
+        """The host's next command (bind, exec, vars), for the main thread between cells."""
+        while True:
+            with self._reading:
+                while not self._commands:
+                    self._dispatch(self._receive())
+                frame = self._commands.pop(0)
+            with self._table:
+                self._promote()
+            return frame
+
+    def _await(self, slot: _Slot) -> None:
+        while slot.frame is None:
+            if self._reading.acquire(blocking=False):
+                try:
+                    while slot.frame is None:
+                        self._dispatch(self._receive())
+                finally:
+                    self._reading.release()
+            else:
+                # The leader may have left between the two lines; the timeout bounds what that race can cost.
+                slot.wake.acquire(timeout=0.05)
+
+    def _promote(self) -> None:
+        """Wake one thread that still waits, so that somebody reads on."""
+        for slot in self._slots.values():
+            if slot.frame is None:
+                _poke(slot)
+                return
+
+    def _dispatch(self, frame: dict[str, Any]) -> None:
+        if frame.get("t") != "reply":
+            self._commands.append(frame)
+            return
+        with self._table:
+            slot = self._slots.get(frame["id"])
+        if slot is not None:
+            slot.frame = frame
+            _poke(slot)
+
+    def _receive(self) -> dict[str, Any]:
+        (size,) = HEADER.unpack(self._exactly(HEADER.size))
+        return self._loads(self._exactly(size))
+
+    def _exactly(self, size: int) -> bytearray:
+        data = bytearray(size)
+        view, got = memoryview(data), 0
+        while got < size:
+            n = self._sock.recv_into(view[got:])
+            if n == 0:
+                raise HostGone
+            got += n
+        return data
+
+
+def _poke(slot: _Slot) -> None:
+    try:
+        slot.wake.release()
+    except RuntimeError:  # already awake
+        pass

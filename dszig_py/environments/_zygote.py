@@ -1,0 +1,142 @@
+"""The host's end of the zygote: one per process, started when the first session opens, gone with the process.
+
+Thread-safe and free of any event loop, since sessions of several loops share it. In a forked child of the host it starts
+afresh: the parent's control socket is closed there, or the zygote would not see its end of file.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from dszig_py.errors import EnvironmentFailure
+
+_PROGRAM = Path(__file__).with_name("_worker") / "zygote.py"
+_HEADER = struct.Struct(">I")
+_START_SECONDS = 60.0
+# MALLOC_ARENA_MAX: glibc's arenas else use up the address space after 15 threads. A fixed hash seed lets a replayed
+# run iterate its sets in the recorded order.
+_ENVIRON = {"MALLOC_ARENA_MAX": "2", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+class Zygote:
+    """A running zygote process. ``facts`` is what it found: ``arch``, ``landlock`` (ABI, 0 for none), ``seccomp``."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._control = ours
+        self._lock = threading.Lock()
+        self._tokens = itertools.count(1)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-s", "-P", str(_PROGRAM), str(theirs.fileno())],
+                env=_ENVIRON,
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                start_new_session=True,
+            )
+        self.facts = self._await_ready()
+        self.pid: int = self._process.pid
+
+    def _await_ready(self) -> dict[str, Any]:
+        self._control.settimeout(_START_SECONDS)
+        try:
+            header = self._control.recv(_HEADER.size, socket.MSG_WAITALL)
+            if len(header) == _HEADER.size:
+                body = self._control.recv(_HEADER.unpack(header)[0], socket.MSG_WAITALL)
+                self._control.settimeout(None)
+                return json.loads(body)
+            why = "it ended at once"
+        except TimeoutError:
+            why = f"it was not ready after {_START_SECONDS:g} s"
+        self._process.kill()
+        said = self._process.stderr.read().decode("utf-8", "replace")[-800:] if self._process.stderr else ""
+        self.close()
+        raise EnvironmentFailure(f"the process that model-written code runs in did not start: {why}. {said}".strip())
+
+    def fork(self, request: dict[str, Any], fds: list[int]) -> int:
+        """Ask for a worker that owns ``fds``; its token. Raises ``OSError`` where the zygote is gone."""
+        token = next(self._tokens)
+        body = json.dumps({"op": "fork", "token": token, **request}).encode()
+        with self._lock:
+            socket.send_fds(self._control, [_HEADER.pack(len(body))], fds)
+            self._control.sendall(body)
+        return token
+
+    def signal(self, token: int, number: signal.Signals) -> None:
+        """Signal one worker, if it still runs. Silent where the zygote is gone: its workers went with it."""
+        body = json.dumps({"op": "signal", "token": token, "signal": int(number)}).encode()
+        with self._lock:
+            try:
+                self._control.sendall(_HEADER.pack(len(body)) + body)
+            except OSError:
+                return
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End the zygote and with it every worker."""
+        self._control.close()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def forget(self) -> None:
+        """Let go without ending it: this process is a forked copy of the owner."""
+        self._control.close()
+        self._process.returncode = 0  # not ours to wait for
+
+
+_current: Zygote | None = None
+_lock = threading.Lock()
+
+
+def zygote() -> Zygote:
+    """This process's zygote, started if need be (0.1 to 0.2 s, blocking). Raises :class:`EnvironmentFailure`."""
+    global _current
+    with _lock:
+        if _current is None or not _current.alive:
+            if _current is not None:
+                _current.close()
+            _current = Zygote()
+        return _current
+
+
+def stop() -> None:
+    """End this process's zygote, if one runs. The next session starts another."""
+    global _current
+    with _lock:
+        if _current is not None:
+            _current.close()
+            _current = None
+
+
+def _after_fork() -> None:
+    global _current, _lock
+    _lock = threading.Lock()
+    if _current is not None:
+        _current.forget()
+        _current = None
+
+
+atexit.register(stop)
+os.register_at_fork(after_in_child=_after_fork)

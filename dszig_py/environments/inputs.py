@@ -1,0 +1,158 @@
+"""Inputs on their way into a worker: once, by value, in memory that both sides map.
+
+Text and bytes of any size go through a sealed memfd (man memfd_create(2)), encoded in chunks so that the host never holds
+a second copy; small values ride in the bind frame. One value given to many sessions at once (the children of a run, the
+runs of an evaluation) is encoded once: packs are shared by identity while any session holds them. macOS has no memfd; an
+unlinked temporary file does the same there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dszig_py.environments._worker import codec
+from dszig_py.errors import InputError
+
+SMALL = 32 * 1024  # bytes or characters; below this a frame is cheaper than a descriptor
+_CHUNK = 4 * 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class _Pack:
+    """One value in a memfd. ``value`` keeps the object alive, so that its ``id`` stays its own."""
+
+    value: Any
+    kind: str
+    fd: int
+    size: int
+    holders: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class Packed:
+    """The inputs of one session: ``inline`` values for the bind frame, ``packs`` for the fork."""
+
+    inline: list[list[Any]] = field(default_factory=list[list[Any]])
+    packs: list[tuple[str, _Pack]] = field(default_factory=list[tuple[str, "_Pack"]])
+
+    @property
+    def fds(self) -> list[int]:
+        return [pack.fd for _, pack in self.packs]
+
+    def specs(self, first: int) -> list[list[Any]]:
+        """[name, kind, index of the descriptor, bytes], descriptors counted from ``first``."""
+        return [[name, pack.kind, first + i, pack.size] for i, (name, pack) in enumerate(self.packs)]
+
+    @property
+    def size(self) -> int:
+        """Bytes that every worker will hold."""
+        return sum(pack.size for _, pack in self.packs)
+
+    def release(self) -> None:
+        """Give the packs back; called once, by the session's close."""
+        packs, self.packs = self.packs, []
+        for _, pack in packs:
+            _release(pack)
+
+
+_shared: dict[int, _Pack] = {}
+_lock = threading.Lock()
+
+
+def pack(variables: Mapping[str, Any]) -> Packed:
+    """Pack ``variables`` (name -> value). Raises :class:`InputError` for a value that has no form outside this process."""
+    packed = Packed()
+    try:
+        for name, value in variables.items():
+            _pack_one(packed, name, value)
+    except BaseException:
+        packed.release()
+        raise
+    return packed
+
+
+def _pack_one(packed: Packed, name: str, value: Any) -> None:
+    if type(value) in (str, bytes, bytearray) and len(value) > SMALL:
+        packed.packs.append((name, _acquire(value, "text" if isinstance(value, str) else "bytes")))
+        return
+    try:
+        encoded = codec.encode_strictly(value)
+    except TypeError as error:
+        raise InputError(
+            f"input {name!r}: {error}; pass text, bytes, numbers, lists, dicts, dates, sets, pydantic models or dataclasses"
+        ) from None
+    data = codec.dumps(encoded)
+    if len(data) > SMALL:
+        packed.packs.append((name, _acquire(value, "data", data)))
+    else:
+        packed.inline.append([name, encoded])
+
+
+def _acquire(value: Any, kind: str, data: bytes | None = None) -> _Pack:
+    with _lock:
+        known = _shared.get(id(value))
+        # A list or dict may have changed since it was packed; only what cannot change is shared by identity.
+        if known is not None and isinstance(value, (str, bytes)):
+            known.holders += 1
+            return known
+    fd = _anonymous_file()
+    try:
+        size = sum(_write(fd, chunk) for chunk in _chunks(value, kind, data))
+        _seal(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    made = _Pack(value, kind, fd, size)
+    if isinstance(value, (str, bytes)):
+        with _lock:
+            _shared.setdefault(id(value), made)
+    return made
+
+
+def _release(pack: _Pack) -> None:
+    with _lock:
+        pack.holders -= 1
+        if pack.holders:
+            return
+        if _shared.get(id(pack.value)) is pack:
+            del _shared[id(pack.value)]
+    os.close(pack.fd)
+
+
+def _chunks(value: Any, kind: str, data: bytes | None) -> Iterator[bytes | memoryview]:
+    if kind == "text":
+        for start in range(0, len(value), _CHUNK):
+            # surrogatepass: a lone surrogate is a legal str, and the worker decodes the same way
+            yield value[start : start + _CHUNK].encode("utf-8", "surrogatepass")
+    else:
+        yield memoryview(data if data is not None else value)
+
+
+def _write(fd: int, chunk: bytes | memoryview) -> int:
+    view, done = memoryview(chunk), 0
+    while done < len(view):
+        done += os.write(fd, view[done:])
+    return done
+
+
+def _anonymous_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    handle, path = tempfile.mkstemp()
+    os.unlink(path)
+    return handle
+
+
+def _seal(fd: int) -> None:
+    """No side may change it any more: F_ADD_SEALS with SEAL | SHRINK | GROW | WRITE (man fcntl(2))."""
+    if hasattr(os, "memfd_create"):
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, 1033, 0x1 | 0x2 | 0x4 | 0x8)

@@ -1,0 +1,112 @@
+"""The seam to models: :class:`LM` takes a :class:`Request`, gives a :class:`Reply`. Everything else composes around it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from dszig_py.usage import CHARS_PER_TOKEN, Usage
+
+__all__ = ["LM", "Message", "Reply", "Request", "estimate_tokens", "estimated_usage"]
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a model is asked.
+
+    ``remaining`` is what the budget still allows, in words; it is appended to the last message when sent, but is no part
+    of :meth:`key`, so a cache or a recording is not missed because a second less was left. ``schema``: the JSON schema
+    the reply should follow, where the model supports it. ``options`` go to the provider as they are.
+    """
+
+    messages: tuple[Message, ...]
+    remaining: str = ""
+    max_tokens: int | None = None
+    temperature: float | None = None
+    schema: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def of(cls, prompt: str) -> Request:
+        """One user message."""
+        return cls((Message("user", prompt),))
+
+    @property
+    def sent(self) -> tuple[Message, ...]:
+        """The messages with ``remaining`` in place."""
+        if not self.remaining or not self.messages:
+            return self.messages
+        *before, last = self.messages
+        return (*before, Message(last.role, f"{last.content}\n\n{self.remaining}"))
+
+    @property
+    def chars(self) -> int:
+        """Characters of all messages as sent."""
+        return sum(len(m.content) for m in self.messages) + len(self.remaining)
+
+    @property
+    def prompt(self) -> str:
+        """The messages as one text, for models that read a single prompt."""
+        if len(self.messages) == 1:
+            return self.sent[0].content
+        return "\n\n".join(f"[{m.role}]\n{m.content}" for m in self.sent)
+
+    def key(self, model: str) -> str:
+        """SHA-256 over model, messages and parameters: what a cache or a recording knows a request by."""
+        data = {
+            "model": model,
+            "messages": [[m.role, m.content] for m in self.messages],
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "schema": self.schema,
+            "options": dict(self.options),
+        }
+        return hashlib.sha256(json.dumps(data, sort_keys=True, default=repr).encode("ascii")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model answered. ``usage`` is of this call alone (``calls`` is 1); ``finish`` as the provider says it."""
+
+    text: str
+    usage: Usage = field(default_factory=lambda: Usage(calls=1))
+    model: str = ""
+    finish: str = ""
+    cached: bool = False
+
+
+@runtime_checkable
+class LM(Protocol):
+    """A model. Implementations are shared by threads and event loops."""
+
+    @property
+    def model(self) -> str:
+        """The name usage is filed under."""
+        ...
+
+    async def complete(self, request: Request) -> Reply:
+        """One completion. Raises :class:`~dszig_py.errors.LMError`."""
+        ...
+
+
+def estimate_tokens(chars: int) -> int:
+    """Tokens of a text of ``chars`` characters, by rule of thumb; used where a model reports none."""
+    return -(-chars // CHARS_PER_TOKEN)
+
+
+def estimated_usage(request: Request, text: str, *, cost: float | None, seconds: float) -> Usage:
+    """The usage of a call whose model reports no tokens."""
+    return Usage(1, estimate_tokens(request.chars), estimate_tokens(len(text)), cost, seconds, estimated=True)

@@ -1,0 +1,75 @@
+"""The one way to a model: reserve in the ledger, wait for a slot of the tree, ask, retry where it helps, settle.
+
+One gate a recursion tree. A parent that waits for children holds no slot (slots are held around the request itself), so
+nested batches cannot deadlock. A rate limit met by one caller slows the whole tree, not that caller alone.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import anyio
+
+from dszig_py.errors import LMError
+from dszig_py.lm.base import LM, Reply, Request, estimate_tokens
+from dszig_py.usage import Ledger
+
+__all__ = ["Gate"]
+
+MAX_ATTEMPTS = 5
+FIRST_BACKOFF = 0.5  # seconds; doubles with each attempt, jittered by half
+MAX_BACKOFF = 30.0
+
+
+class Gate:
+    """Concurrency, retries and accounting of one tree's model calls. Lives in one event loop."""
+
+    def __init__(self, max_concurrency: int, *, on_wait: Callable[[float], None] | None = None) -> None:
+        self._slots = anyio.CapacityLimiter(max_concurrency)
+        self._resume_at = 0.0
+        self._on_wait = on_wait
+
+    async def ask(self, lm: LM, request: Request, ledger: Ledger, *, inner: bool, final: bool = False) -> Reply:
+        """One reply, paid for. Raises :class:`~dszig_py.usage.Exhausted` before anything is spent, :class:`LMError`."""
+        reservation = ledger.reserve(inner=inner, final=final, **self._worst_case(lm, request, ledger))
+        try:
+            reply = await self._attempts(lm, request)
+        except BaseException:
+            ledger.refund(reservation)
+            raise
+        if reply.cached:
+            ledger.refund(reservation)
+        else:
+            ledger.settle(reservation, reply.usage, reply.model or lm.model)
+        return reply
+
+    def _worst_case(self, lm: LM, request: Request, ledger: Ledger) -> dict[str, float]:
+        """Tokens and dollars this call may take, as far as that is known beforehand."""
+        tokens_in, tokens_out = estimate_tokens(request.chars), request.max_tokens or 0
+        price = ledger.budget.price(lm.model) or getattr(lm, "price", None)
+        cost = 0.0 if price is None else tokens_in * price[0] + tokens_out * price[1]
+        return {"tokens": tokens_in + tokens_out, "cost": cost}
+
+    async def _attempts(self, lm: LM, request: Request) -> Reply:
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            await self._wait()
+            try:
+                async with self._slots:
+                    return await lm.complete(request)
+            except LMError as error:
+                if not error.retryable or attempt == MAX_ATTEMPTS:
+                    raise
+                self._back_off(attempt, error.retry_after)
+        raise AssertionError("unreachable")
+
+    async def _wait(self) -> None:
+        while (left := self._resume_at - time.monotonic()) > 0:
+            if self._on_wait is not None:
+                self._on_wait(left)
+            await anyio.sleep(left)
+
+    def _back_off(self, attempt: int, retry_after: float | None) -> None:
+        pause = min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+        self._resume_at = max(self._resume_at, time.monotonic() + (pause if retry_after is None else retry_after))

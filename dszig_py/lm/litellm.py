@@ -1,0 +1,273 @@
+"""Models through LiteLLM: one call, one reply, the provider's failure as an :class:`~dszig_py.errors.LMError`.
+
+LiteLLM costs seconds and a hundred megabytes to import, so it is imported at the first call, in a thread. It is never
+asked to retry: the layer above does, and two layers multiply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from dszig_py.errors import LMError
+from dszig_py.lm._failures import lm_error
+from dszig_py.lm.base import Reply, Request, estimated_usage
+from dszig_py.usage import Usage
+
+__all__ = ["LiteLLM", "close_clients", "known_price", "preload"]
+
+# Nothing else of the options may show in a repr: headers and extra bodies carry secrets as often as api_key does.
+_SHOWN = ("temperature", "max_tokens", "top_p", "reasoning_effort")
+# Asking LiteLLM about these models is a network request; what they cost is known without: they run on the user's machine.
+_LOCAL = ("ollama/", "ollama_chat/")
+_NETWORKED = ("huggingface/", "lemonade/")
+
+_lock = threading.Lock()
+_module: Any = None
+_closers: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
+
+
+class LiteLLM:
+    """A model by LiteLLM's name for it, e.g. ``LiteLLM("openai/gpt-5", temperature=1.0)``.
+
+    ``price``: dollars per input token and per output token; it goes before the price LiteLLM knows. ``timeout``: seconds
+    for one call, ``None`` = LiteLLM's own. ``options`` go to ``litellm.acompletion`` (``api_base``, ``api_key``,
+    ``temperature``, ...); a request's own parameters go before them. Holds no client and no lock: it can be copied,
+    pickled and shared by threads and event loops.
+    """
+
+    def __init__(
+        self, model: str, *, price: tuple[float, float] | None = None, timeout: float | None = 600, **options: Any
+    ) -> None:
+        self._model = model
+        self._price = price
+        self._timeout = timeout
+        self._options = options
+
+    @property
+    def model(self) -> str:
+        """LiteLLM's name of the model."""
+        return self._model
+
+    @property
+    def price(self) -> tuple[float, float] | None:
+        """Dollars per input and output token, where the user gave them."""
+        return self._price
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What goes to ``litellm.acompletion`` with every call; holds keys, so do not print it."""
+        return self._options
+
+    def __repr__(self) -> str:
+        shown = [f"{name}={self._options[name]!r}" for name in _SHOWN if name in self._options]
+        if "api_base" in self._options:
+            shown.insert(0, f"api_base={re.sub('//[^/@]*@', '//', str(self._options['api_base']))!r}")
+        return f"LiteLLM({', '.join([repr(self._model), *shown])})"
+
+    async def price_known(self) -> bool:
+        """Whether a call's cost will be known. Loads LiteLLM unless the user gave the price."""
+        if self._price is not None or "input_cost_per_token" in self._options:
+            return True
+        return await asyncio.to_thread(known_price, self._priced_as)
+
+    async def complete(self, request: Request) -> Reply:
+        """One completion, tried once. Raises :class:`LMError`, ``retryable`` where the same call may succeed later."""
+        litellm = _module or await asyncio.to_thread(_load)
+        await _close_with_loop()
+        facts = _facts(self._priced_as, len(litellm.model_cost))
+        started = time.perf_counter()
+        try:
+            response = await litellm.acompletion(**self._arguments(request, schema=facts.schema))
+        except Exception as error:
+            raise lm_error(error, self._model, str(self._options.get("api_key") or "")) from error
+        return self._reply(request, response, facts, time.perf_counter() - started)
+
+    @property
+    def _priced_as(self) -> str:
+        return str(self._options.get("base_model") or self._model)
+
+    def _arguments(self, request: Request, *, schema: bool) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"drop_params": True, **self._options}
+        if self._timeout is not None:
+            arguments["timeout"] = self._timeout
+        if request.max_tokens is not None:
+            arguments["max_tokens"] = request.max_tokens
+        if request.temperature is not None:
+            arguments["temperature"] = request.temperature
+        if request.schema is not None and schema:
+            named = {"name": "reply", "schema": dict(request.schema), "strict": False}
+            arguments["response_format"] = {"type": "json_schema", "json_schema": named}
+        arguments.update(request.options)
+        messages = [{"role": m.role, "content": _sendable(m.content)} for m in request.sent]
+        return {**arguments, "model": self._model, "messages": messages, "num_retries": 0, "max_retries": 0}
+
+    def _reply(self, request: Request, response: Any, facts: _Facts, seconds: float) -> Reply:
+        choices: list[Any] = getattr(response, "choices", None) or []
+        text = _text(choices[0]) if choices else ""
+        finish = str(getattr(choices[0], "finish_reason", None) or "") if choices else ""
+        counted = getattr(response, "usage", None)
+        tokens_in = int(getattr(counted, "prompt_tokens", None) or 0)
+        tokens_out = int(getattr(counted, "completion_tokens", None) or 0)
+        estimated = not tokens_in  # no prompt has none: LiteLLM fills in zeros where the provider reports nothing
+        if estimated:
+            rough = estimated_usage(request, text, cost=None, seconds=seconds)
+            tokens_in, tokens_out = rough.input_tokens, rough.output_tokens
+        cost = self._cost(response, facts, tokens_in, tokens_out, estimated=estimated)
+        return Reply(text, Usage(1, tokens_in, tokens_out, cost, seconds, estimated), self._model, finish)
+
+    def _cost(self, response: Any, facts: _Facts, tokens_in: int, tokens_out: int, *, estimated: bool) -> float | None:
+        """Dollars; ``None`` where nobody knows. LiteLLM itself says 0.0 for names it only half recognizes."""
+        price = self._price or facts.price
+        if self._price is None and not estimated:
+            # Already computed by LiteLLM for this call, with cached tokens, tiers and long contexts priced right.
+            told = getattr(response, "_hidden_params", {}).get("response_cost")
+            if told or (told is not None and (facts.known or "input_cost_per_token" in self._options)):
+                return float(told)
+        return None if price is None else tokens_in * price[0] + tokens_out * price[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What LiteLLM's map says of a model: is its price known, the plain price per token, does it follow a schema."""
+
+    known: bool
+    price: tuple[float, float] | None
+    schema: bool
+
+
+def known_price(model: str) -> bool:
+    """Whether LiteLLM knows what ``model`` costs. Blocks for seconds where LiteLLM is not loaded yet."""
+    return _facts(model, len(_load().model_cost)).known
+
+
+@lru_cache(maxsize=1024)
+def _facts(model: str, entries: int) -> _Facts:
+    """Cached, for LiteLLM runs hundreds of regular expressions over every name it does not know.
+
+    ``entries`` is the size of its map, so that models registered later are seen.
+    """
+    del entries
+    litellm = _load()
+    schema = False
+    entry: Mapping[str, Any] | None = litellm.model_cost.get(model)
+    if not model.startswith((*_LOCAL, *_NETWORKED)):
+        with suppress(Exception):
+            schema = bool(litellm.supports_response_schema(model))
+        if entry is None:
+            with suppress(Exception):  # it raises a bare Exception for models it does not know
+                entry = litellm.model_cost.get(litellm.get_model_info(model)["key"])
+    elif entry is None and model.startswith(_LOCAL):
+        entry = {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0}
+    # get_model_info fills gaps with 0, so only what the map itself holds is believed.
+    ends = (entry or {}).get("input_cost_per_token"), (entry or {}).get("output_cost_per_token")
+    tiered = bool((entry or {}).get("tiered_pricing"))
+    if ends[0] is None or ends[1] is None:
+        return _Facts(tiered, None, schema)
+    return _Facts(True, (float(ends[0]), float(ends[1])), schema)
+
+
+def preload() -> None:
+    """Import LiteLLM now (2 to 5 seconds) instead of at the first call; callable from any thread."""
+    _load()
+
+
+def _load() -> Any:
+    global _module
+    if _module is None:
+        with _lock:
+            if _module is None:
+                _module = _import()
+    return _module
+
+
+def _import() -> Any:
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else the import waits for a download
+    litellm = importlib.import_module("litellm")
+    litellm.suppress_debug_info = True  # or every error prints a plea for feedback
+    for name in ("LiteLLM", "LiteLLM Router"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET and "LITELLM_LOG" not in os.environ:
+            logger.setLevel(logging.CRITICAL)
+    return litellm
+
+
+async def close_clients() -> None:
+    """Close the HTTP clients LiteLLM opened on the running event loop; those of other loops stay open.
+
+    Happens by itself when a loop ends as ``asyncio.run`` ends it. ``litellm.close_litellm_async_clients`` would close
+    every loop's clients, also under another loop's requests.
+    """
+    if _module is None:
+        return
+    cached: dict[str, Any] = getattr(_module.in_memory_llm_clients_cache, "cache_dict", {})
+    mine = f"-{id(asyncio.get_running_loop())}"
+    for key in [key for key in list(cached) if key.endswith(mine)]:
+        client = cached.pop(key, None)
+        if getattr(client, "_client", None) is _module.aclient_session is not None:
+            continue  # built around a session the user owns
+        close = getattr(client, "aclose", None) or getattr(client, "close", None)
+        with suppress(Exception):
+            closing: Any = close() if close is not None else None
+            if inspect.isawaitable(closing):
+                await closing
+    await asyncio.sleep(0)  # the sockets themselves close one round of the loop later
+
+
+async def _close_with_loop() -> None:
+    """Have the running loop close its clients at its end, or each open session is reported on stderr.
+
+    An event loop has no shutdown hook, but it does finish the async generators begun on it.
+    """
+    loop = asyncio.get_running_loop()
+    if loop in _closers:
+        return
+    for old in [old for old in list(_closers) if old.is_closed()]:
+        _closers.pop(old, None)
+    _closers[loop] = closer = _until_loop_ends()
+    await anext(closer)
+
+
+async def _until_loop_ends() -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        _closers.pop(asyncio.get_running_loop(), None)
+        await close_clients()
+
+
+def _sendable(text: str) -> str:
+    """Lone surrogates are legal in a ``str`` and in no request body."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
+    return text
+
+
+def _text(choice: Any) -> str:
+    content: Any = getattr(getattr(choice, "message", None), "content", None)
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts: list[Any] = list(content)
+    return "".join(str(part.get("text") or "") if isinstance(part, Mapping) else str(part) for part in parts)
+
+
+def _reset_after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # a thread that is no more may have held it
+    _closers.clear()
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)

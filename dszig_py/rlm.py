@@ -1,0 +1,239 @@
+"""The public callable: options in, prediction out, with a sync and an async face over one coroutine.
+
+Importing this module costs what pydantic costs: the loop, asyncio and LiteLLM load with the first call.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dszig_py import environments, lm as lms_
+from dszig_py.errors import InputError, LimitReached
+from dszig_py.signature import REPL_NAMES, Signature
+from dszig_py.strategy import Strategy
+from dszig_py.usage import Budget
+
+if TYPE_CHECKING:
+    from dszig_py.environments.base import Environment
+    from dszig_py.events import Event
+    from dszig_py.lm.base import LM
+    from dszig_py.lm.gate import Gate
+    from dszig_py.policy import Policy
+    from dszig_py.runner import Plan
+    from dszig_py.stream import AsyncStream, Stream
+    from dszig_py.trajectory import Prediction
+
+__all__ = ["RLM"]
+
+ModelSpec = Any  # a LiteLLM model string, "offline", an LM, a callable from str to str, or a list of these by depth
+
+
+class RLM:
+    """A signature as a callable over inputs far too big for a context window.
+
+    ``signature``: ``"context: str, question: str -> answer: str"``, a pydantic class, or a DSPy signature class.
+    ``lm``: the model that decides; ``sub_lm``: the one that sub-calls and child runs use (default: ``lm``); either may be a
+    list, one by depth. ``main_cmd``, ``rlm_cmd``: the same as commands, prompt on stdin, completion on stdout.
+    ``lms``: models code may choose by name. ``tools``: callables the code may call. ``types``: classes that a signature
+    string may name. ``check``: called with the validated outputs; a message sends the model back.
+    ``on_limit``: "partial" gives the prediction there is, "raise" raises :class:`LimitReached` with it.
+    ``on_event``: called with every event, on the run's loop; must not block.
+
+    Raises SignatureError and InputError here, before any model call.
+    """
+
+    def __init__(
+        self,
+        signature: Any,
+        *,
+        lm: ModelSpec = None,
+        sub_lm: ModelSpec = None,
+        lms: Mapping[str, ModelSpec] | None = None,
+        main_cmd: str | Sequence[str] | None = None,
+        rlm_cmd: str | Sequence[str] | None = None,
+        tools: Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]] = (),
+        types: Mapping[str, Any] | None = None,
+        environment: str | Environment = "auto",
+        max_iters: int | None = None,
+        max_llm_calls: int | None = None,
+        max_output_chars: int = 10_000,
+        verbose: bool = False,
+        budget: Budget | None = None,
+        strategy: Strategy | None = None,
+        check: Callable[[dict[str, Any]], str | None] | None = None,
+        on_limit: str = "partial",
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.signature = Signature.of(signature, types=types if types is not None else _classes_of_caller())
+        self.budget = _budget(budget or Budget(), max_iters=max_iters, max_llm_calls=max_llm_calls)
+        self.strategy = strategy or Strategy()
+        if on_limit not in ("partial", "raise"):
+            raise InputError(f'on_limit is "partial" or "raise", not {on_limit!r}')
+        if max_output_chars < 100:
+            raise InputError("max_output_chars must be at least 100")
+        if lm is not None and main_cmd is not None:
+            raise InputError("give lm or main_cmd, not both")
+        if sub_lm is not None and rlm_cmd is not None:
+            raise InputError("give sub_lm or rlm_cmd, not both")
+        self.tools = _tools(tools, self.signature)
+        self.environment = environment
+        self.max_output_chars = max_output_chars
+        self.verbose = verbose
+        self.check = check
+        self.on_limit = on_limit
+        self.on_event = on_event
+        self._lm, self._sub_lm, self._lms = lm, sub_lm, dict(lms or {})
+        self._main_cmd, self._rlm_cmd = main_cmd, rlm_cmd
+
+    def __call__(self, **inputs: Any) -> Prediction:
+        """Run on ``inputs`` and wait: in scripts, in threads, in a notebook whose loop already runs.
+
+        Raises InputError before any model call; LMError and EnvironmentFailure with ``.prediction``.
+        """
+        from dszig_py import portal
+
+        return portal.call(self._run, inputs)
+
+    async def acall(self, **inputs: Any) -> Prediction:
+        """The same on the caller's own event loop; cancelling it stops the model calls and the worker."""
+        return await self._run(inputs)
+
+    def stream(self, **inputs: Any) -> Stream:
+        """The run's events as they happen; the last one carries the prediction. Leaving the iterator stops the run."""
+        from dszig_py.stream import Stream
+
+        return Stream(lambda publish: self._run(inputs, publish))
+
+    def astream(self, **inputs: Any) -> AsyncStream:
+        """The same, asynchronously."""
+        from dszig_py.stream import AsyncStream
+
+        return AsyncStream(lambda publish: self._run(inputs, publish))
+
+    async def _run(self, inputs: Mapping[str, Any], publish: Callable[[Event], None] | None = None) -> Prediction:
+        from dszig_py import runner
+
+        subscribers = [s for s in (publish, self.on_event, _printer() if self.verbose else None) if s is not None]
+        prediction = await runner.run(self.plan(), inputs, _publisher(subscribers))
+        if self.on_limit == "raise" and prediction.termination.cause == "budget":
+            why = prediction.termination
+            raise LimitReached(f"{why.kind}: {why.detail}", limit=why.kind, prediction=prediction)
+        return prediction
+
+    def plan(self) -> Plan:
+        """All options resolved. Raises :class:`InputError` where no model is configured."""
+        from dszig_py.runner import Plan
+
+        prices = self.budget.prices
+        root = _by_depth(self._lm if self._main_cmd is None else _command(self._main_cmd), _default_lm, prices)
+        sub = _by_depth(self._sub_lm if self._rlm_cmd is None else _command(self._rlm_cmd), _default_sub_lm, prices)
+        return Plan(
+            signature=self.signature,
+            lms=root,
+            sub_lms=sub or root,
+            named_lms={name: lms_.resolve(spec, prices) for name, spec in self._lms.items()},
+            environment=environments.resolve(self.environment),
+            budget=self.budget,
+            strategy=self.strategy,
+            policy=_chat_policy,
+            tools=self.tools,
+            check=self.check,
+            max_output_chars=self.max_output_chars,
+        )
+
+    def __repr__(self) -> str:
+        return f"RLM({str(self.signature)!r}, lm={self._lm!r})"
+
+
+def _chat_policy(plan: Plan, lm: LM, gate: Gate) -> Policy:
+    from dszig_py.policy import ChatPolicy
+    from dszig_py.prompts import INSTRUCTIONS
+
+    return ChatPolicy(lm, gate, INSTRUCTIONS[plan.strategy.prompt], plan.strategy.max_history_chars)
+
+
+def _command(command: str | Sequence[str]) -> LM:
+    from dszig_py.lm.command import CommandLM
+
+    return CommandLM(command)
+
+
+def _default_lm() -> ModelSpec:
+    if command := os.environ.get("DSZIG_MAIN_CMD"):
+        return _command(command)
+    if model := os.environ.get("DSZIG_MODEL"):
+        return model
+    raise InputError(lms_.NO_MODEL)
+
+
+def _default_sub_lm() -> ModelSpec:
+    if command := os.environ.get("DSZIG_RLM_CMD"):
+        return _command(command)
+    return os.environ.get("DSZIG_SUB_MODEL") or []
+
+
+def _by_depth(
+    spec: ModelSpec, default: Callable[[], ModelSpec], prices: Mapping[str, tuple[float, float]]
+) -> list[LM]:
+    if spec is None:
+        spec = default()
+    specs: list[Any] = list(spec) if isinstance(spec, (list, tuple)) else [spec]
+    return [lms_.resolve(one, prices) for one in specs]
+
+
+def _budget(budget: Budget, **shortcuts: int | None) -> Budget:
+    """The constructor's own limits are the budget's; given both ways they must agree."""
+    given = {name: value for name, value in shortcuts.items() if value is not None}
+    for name, value in given.items():
+        if name in budget.model_fields_set and getattr(budget, name) != value:
+            raise InputError(f"{name} is given as {value} and in the budget as {getattr(budget, name)}; give it once")
+    try:
+        return Budget(**{**{n: getattr(budget, n) for n in budget.model_fields_set}, **given})
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _tools(
+    tools: Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]], signature: Signature
+) -> dict[str, Callable[..., Any]]:
+    pairs = tools.items() if isinstance(tools, Mapping) else [(getattr(t, "__name__", ""), t) for t in tools]
+    taken = {f.name for f in (*signature.inputs, *signature.outputs)}
+    named: dict[str, Callable[..., Any]] = {}
+    for name, tool in pairs:
+        if not callable(tool):
+            raise InputError(f"a tool is a callable, not {type(tool).__name__}")
+        if not name.isidentifier():
+            raise InputError(f"the tool {tool!r} has no usable name; give tools={{'name': function}}")
+        if name in REPL_NAMES or name in taken or name in named:
+            raise InputError(f"the tool name {name!r} is taken; give tools={{'other_name': function}}")
+        named[name] = tool
+    return named
+
+
+def _classes_of_caller() -> dict[str, Any]:
+    """Classes visible where RLM(...) was written, so that "text -> items: list[Item]" finds Item. By name, no eval."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dszig_py":
+        frame = frame.f_back
+    visible = {**frame.f_globals, **frame.f_locals}
+    return {name: value for name, value in visible.items() if isinstance(value, type)}
+
+
+def _publisher(subscribers: Sequence[Callable[[Event], None]]) -> Callable[[Event], None]:
+    def publish(event: Event) -> None:
+        for subscriber in subscribers:
+            try:
+                subscriber(event)
+            except Exception:  # a failing consumer is no part of the run
+                continue
+
+    return publish
+
+
+def _printer() -> Callable[[Event], None]:
+    from dszig_py.render.console import printer
+
+    return printer()

@@ -1,0 +1,294 @@
+"""The loop: compile, open, decide, execute, observe, record; extract when a limit ends it; close in every case."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import anyio
+
+from dszig_py import prompts
+from dszig_py.contract import Contract, coerce, compile_contract
+from dszig_py.environments._worker import codec
+from dszig_py.environments.base import CellLimits, Environment, Execution, Session
+from dszig_py.errors import DszigError, EnvironmentFailure, LMError
+from dszig_py.events import ActionChosen, Event, IterationFinished, IterationStarted, RunFinished, RunStarted
+from dszig_py.host import RunHost
+from dszig_py.lm.base import LM
+from dszig_py.lm.gate import Gate
+from dszig_py.policy import Policy, View
+from dszig_py.signature import Signature
+from dszig_py.strategy import Strategy
+from dszig_py.text import truncate
+from dszig_py.trajectory import Action, Extraction, Input, Iteration, Prediction, Termination, Trajectory
+from dszig_py.usage import Budget, Exhausted, Ledger
+
+__all__ = ["Plan", "run"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs but its inputs: compiled once, shared by all runs of an RLM.
+
+    ``lms`` and ``sub_lms`` are by depth, the last one serving all deeper levels. ``policy`` makes the policy of one run
+    from its model and gate.
+    """
+
+    signature: Signature
+    lms: Sequence[LM]
+    sub_lms: Sequence[LM]
+    named_lms: Mapping[str, LM]
+    environment: Environment
+    budget: Budget
+    strategy: Strategy
+    policy: Callable[[Plan, LM, Gate], Policy]
+    tools: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Callable[..., Any]])
+    check: Callable[[dict[str, Any]], str | None] | None = None
+    max_output_chars: int = 10_000
+
+    def lm(self, depth: int) -> LM:
+        """The model that decides at ``depth``: the root on ``lm``, children on ``sub_lm``."""
+        return self.lms[0] if depth == 0 else _at(self.sub_lms, depth - 1)
+
+    def sub_lm(self, depth: int) -> LM:
+        """The model that sub-calls of a run at ``depth`` go to."""
+        return _at(self.sub_lms, depth)
+
+
+def _at(lms: Sequence[LM], depth: int) -> LM:
+    return lms[min(depth, len(lms) - 1)]
+
+
+async def run(plan: Plan, inputs: Mapping[str, Any], publish: Callable[[Event], None]) -> Prediction:
+    """One run from inputs to prediction.
+
+    Raises InputError before any model call; LMError, EnvironmentFailure and whatever cancels it, with ``.prediction``.
+    """
+    ledger = Ledger(plan.budget)
+    return await _Run(plan, inputs, ledger, Gate(plan.budget.max_concurrency), publish).go()
+
+
+class _Run:
+    """One run's state: what has been recorded so far, so that it can be told at any moment."""
+
+    def __init__(
+        self, plan: Plan, inputs: Mapping[str, Any], ledger: Ledger, gate: Gate, publish: Callable[[Event], None]
+    ) -> None:
+        self.plan, self.inputs, self.ledger, self.gate, self.publish = plan, inputs, ledger, gate, publish
+        self.id = uuid.uuid4().hex[:12]
+        self.begun, self.started = time.time(), time.monotonic()
+        self.lm = plan.lm(ledger.depth)
+        self.iterations: list[Iteration] = []
+        self.outputs: dict[str, Any] = {}
+        self.extraction: Extraction | None = None
+        self.ended: Termination | None = None
+        self.variables: dict[str, str] = {}
+        self.isolation = ""
+        self.errors = 0
+        sub_lm = plan.sub_lm(ledger.depth)
+        self.host = RunHost(
+            self.id, ledger, gate, sub_lm, plan.named_lms, plan.tools, publish, plan.strategy.sub_calls
+        )
+        self.contract = self._compile()
+        self.host.contract = self.contract
+        self.policy = plan.policy(plan, self.lm, gate)
+
+    def _compile(self) -> Contract:  # 1
+        return compile_contract(
+            self.plan.signature,
+            self.inputs,
+            callables=self.host.callables(),
+            show=self.plan.strategy.show,
+            notes=prompts.contract_notes(list(self.plan.named_lms)),
+            check=self.plan.check,
+        )
+
+    async def go(self) -> Prediction:
+        """The whole run; see the module's first line for its phases."""
+        session: Session | None = None
+        try:
+            limits = CellLimits(output_chars=self.plan.max_output_chars)
+            session = await self.plan.environment.open(self.contract, self.host, limits)  # 2
+            self.isolation = str(session.isolation)
+            self.publish(RunStarted(self.id, self.ledger.depth, str(self.plan.signature), self.lm.model))
+            with anyio.move_on_after(self._seconds_left(self.ledger.soft_deadline)) as soft:
+                await self._loop(session)
+            if soft.cancelled_caught:
+                self._end("max_seconds", "budget", f"the {self.plan.budget.max_seconds:g} s are used")
+            if self.ended is not None and self.ended.cause == "budget":
+                await self._extract()
+            self.variables = await session.variables()
+        except BaseException as error:
+            self._failed(error)
+            raise
+        finally:
+            if session is not None:
+                with anyio.CancelScope(shield=True):
+                    await session.close()
+        return self._finished()
+
+    async def _loop(self, session: Session) -> None:
+        last = False
+        while self.ended is None:
+            try:
+                index = self.ledger.begin_iteration()
+                self.publish(IterationStarted(self.id, self.ledger.depth, index))
+                started, before = time.monotonic(), self.ledger.usage
+                action = await self.policy.decide(self._view())  # 3
+            except Exhausted as limit:
+                self._end(limit.limit, "budget", str(limit))
+                return
+            decided = time.monotonic()
+            spent = self.ledger.usage.since(before)
+            self.publish(ActionChosen(self.id, self.ledger.depth, index, action))
+            execution = await self._execute(session, action)  # 4
+            shown = prompts.observation(action, execution, self.plan.max_output_chars)  # 5
+            self.iterations.append(  # 6
+                Iteration(
+                    index,
+                    action,
+                    _plain(execution),
+                    shown,
+                    self.host.take_sub_calls(),
+                    spent,
+                    started - self.started,
+                    time.monotonic() - started,
+                    decided - started,
+                )
+            )
+            self.publish(IterationFinished(self.id, self.ledger.depth, self.iterations[-1]))
+            last = self._judge(execution, last)  # 7
+
+    def _judge(self, execution: Execution, last: bool) -> bool:
+        """Whether this was the end; true where the next decision is the last one, a limit having refused a call."""
+        if execution.submission is not None:
+            self.outputs = execution.submission
+            self._end("submitted", "model", "")
+            return False
+        refused = self.ledger.refused
+        if last and refused is not None:
+            self._end(refused, "budget", f"{refused} was reached and the model did not SUBMIT in its last iteration")
+        failed = bool(execution.error or execution.lost or not self.iterations[-1].action.cells)
+        self.errors = self.errors + 1 if failed else 0
+        most = self.plan.budget.max_errors
+        if self.ended is None and most is not None and self.errors >= most:
+            self._end("error", "model", f"{self.errors} iterations in a row failed")
+        return refused is not None
+
+    async def _execute(self, session: Session, action: Action) -> Execution:
+        """The action's cells in order, until one submits or fails."""
+        done: list[Execution] = []
+        for number, cell in enumerate(action.cells, 1):
+            done.append(await session.execute(cell))
+            if done[-1].submission is not None:
+                break
+            if done[-1].error or done[-1].lost:
+                if number < len(action.cells):
+                    skipped = f"\n[block {number} of {len(action.cells)} failed; the later blocks were not run]"
+                    done[-1] = replace(done[-1], error=f"{done[-1].error}{skipped}".lstrip("\n"))
+                break
+        return _joined(done, self.plan.max_output_chars)
+
+    async def _extract(self) -> None:
+        """One reserved call reads the history and fills the outputs; a field it cannot fill is None."""
+        started, before = time.monotonic(), self.ledger.usage
+        error = ""
+        raw: dict[str, Any] = {}
+        with anyio.move_on_after(self._seconds_left(self.ledger.deadline)) as scope:
+            try:
+                raw = await self.policy.extract(self._view())
+            except (Exhausted, LMError) as failure:
+                error = str(failure)
+        if scope.cancelled_caught:
+            error = "no time was left"
+        for f in self.plan.signature.outputs:
+            try:
+                self.outputs[f.name] = coerce(f.type, raw[f.name])
+            except KeyError:
+                error = error or f"{f.name}: not in the reply"
+            except ValueError as problem:
+                error = error or f"{f.name}: {problem}"
+        usage = self.ledger.usage.since(before)
+        self.extraction = Extraction(truncate(repr(raw), 4_000), error, usage, time.monotonic() - started)
+        if error and self.ended is not None:
+            self.ended = replace(self.ended, detail=f"{self.ended.detail}; extraction: {error}")
+
+    def _view(self) -> View:
+        left = prompts.remaining(self.ledger.remaining(), refused=self.ledger.refused or "")
+        return View(self.contract, tuple(self.iterations), left, self.ledger)
+
+    def _seconds_left(self, deadline: float | None) -> float | None:
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def _end(self, kind: Any, cause: Any, detail: str) -> None:
+        self.ended = Termination(kind, cause, detail)
+
+    def _failed(self, error: BaseException) -> None:
+        """The run ends by an exception: it carries what there is."""
+        if isinstance(error, LMError):
+            self._end("error", "provider", str(error))
+        elif isinstance(error, EnvironmentFailure):
+            self._end("error", "environment", str(error))
+        elif isinstance(error, Exception):
+            self._end("error", "caller", f"{type(error).__name__}: {error}")
+        else:
+            self._end("cancelled", "caller", type(error).__name__)
+        if isinstance(error, DszigError) or not isinstance(error, Exception):
+            error.prediction = self._finished()  # type: ignore[attr-defined]  # also on CancelledError, KeyboardInterrupt
+
+    def _finished(self) -> Prediction:
+        outputs = {f.name: self.outputs.get(f.name) for f in self.plan.signature.outputs}
+        prediction = Prediction(outputs, self._trajectory(outputs), self.variables)
+        self.publish(RunFinished(self.id, self.ledger.depth, prediction))
+        return prediction
+
+    def _trajectory(self, outputs: dict[str, Any]) -> Trajectory:
+        return Trajectory(
+            id=self.id,
+            signature=str(self.plan.signature),
+            instructions=self.plan.signature.instructions,
+            model=self.lm.model,
+            sub_model=self.plan.sub_lm(self.ledger.depth).model,
+            environment=self.plan.environment.name,
+            isolation=self.isolation,
+            depth=self.ledger.depth,
+            inputs=tuple(Input(v.name, v.type, v.size, v.preview) for v in self.contract.variables),
+            contract=self.contract.text,
+            iterations=tuple(self.iterations),
+            extraction=self.extraction,
+            termination=self.ended,
+            outputs=_plain_data(outputs),
+            usage=self.ledger.usage,
+            begun=self.begun,
+            seconds=time.monotonic() - self.started,
+        )
+
+
+def _joined(done: Sequence[Execution], limit: int) -> Execution:
+    """The executions of one action as one."""
+    if len(done) == 1:
+        return done[0]
+    if not done:
+        return Execution()
+    return Execution(
+        stdout=truncate("\n".join(e.stdout.rstrip("\n") for e in done if e.stdout), limit),
+        stdout_chars=sum(e.stdout_chars for e in done),
+        value=done[-1].value,
+        error=done[-1].error,
+        submission=done[-1].submission,
+        seconds=sum(e.seconds for e in done),
+        lost=done[-1].lost,
+    )
+
+
+def _plain(execution: Execution) -> Execution:
+    """As the trajectory keeps it: a submission as plain data, so that what is saved loads back equal."""
+    submission = execution.submission
+    return execution if submission is None else replace(execution, submission=_plain_data(submission))
+
+
+def _plain_data(values: Mapping[str, Any]) -> dict[str, Any]:
+    return codec.decode(codec.encode(dict(values)), records=codec.plain_record)
