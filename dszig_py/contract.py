@@ -214,12 +214,16 @@ def compile_contract(
     missing = [n for n in names if n not in inputs]
     surplus = [n for n in inputs if n not in names]
     if missing or surplus:
-        told = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"not in the signature: {', '.join(surplus)}"] * bool(surplus)
+        told = [f"missing: {', '.join(missing)}"] * bool(missing) + [
+            f"not in the signature: {', '.join(surplus)}"
+        ] * bool(surplus)
         raise InputError(f"inputs do not fit the signature {signature}: {'; '.join(told)}")
     unknown = [n for n in show if n not in names]
     if unknown:
         raise InputError(f"Strategy(show=...) names {', '.join(unknown)}; the inputs are {', '.join(names)}")
-    variables = tuple(_variable(f, inputs[f.name], SHOW_CHARS if f.name in show else PREVIEW_CHARS) for f in signature.inputs)
+    variables = tuple(
+        _variable(f, inputs[f.name], SHOW_CHARS if f.name in show else PREVIEW_CHARS) for f in signature.inputs
+    )
     return Contract(signature, variables, tuple(callables), tuple(notes), check)
 
 
@@ -304,7 +308,9 @@ def _variables_text(variables: Sequence[Variable]) -> str:
         return "The REPL holds no input variables."
     lines = ["Variables in the REPL:"]
     for v in variables:
-        about = ", ".join(part for part in (v.type, v.size, "shown whole" if v.whole else "only a preview is shown") if part)
+        about = ", ".join(
+            part for part in (v.type, v.size, "shown whole" if v.whole else "only a preview is shown") if part
+        )
         lines.append(f"  {v.name}: {about}{'. ' + v.desc if v.desc else ''}")
         lines.append(f"     {v.preview}")
     return "\n".join(lines)
@@ -313,7 +319,9 @@ def _variables_text(variables: Sequence[Variable]) -> str:
 def _callables_text(callables: Sequence[tuple[str, str, str]]) -> str:
     if not callables:
         return ""
-    return "\n".join(["Functions in the REPL:", *(f"  {sig}: {doc}" if doc else f"  {sig}" for _, sig, doc in callables)])
+    return "\n".join(
+        ["Functions in the REPL:", *(f"  {sig}: {doc}" if doc else f"  {sig}" for _, sig, doc in callables)]
+    )
 
 
 def _schema_text(tp: Any) -> str:

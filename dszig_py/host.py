@@ -1,6 +1,7 @@
-"""What the code in a REPL can call: sub-queries, tools, the budget. Every call is recorded and paid for here.
+"""What the code in a REPL can call: sub-queries, typed predictions, child runs, tools, the budget.
 
-The code inside chooses prompts and names of models; never a base URL, a key, a header or a limit.
+Every call is recorded and paid for here. The code inside chooses prompts, signatures and names of models; never a base
+URL, a key, a header or a limit. Child runs come from a ``spawn`` the runner hands in, so nothing imports upward.
 """
 
 from __future__ import annotations
@@ -8,27 +9,48 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.to_thread
 
-from dszig_py import prompts
+from dszig_py import prompts, typed
+from dszig_py.annotations import type_text
 from dszig_py.contract import Contract, SubmissionRefused
 from dszig_py.environments._worker.codec import SubCallError
 from dszig_py.environments.base import CallRefused
-from dszig_py.errors import LMError
+from dszig_py.errors import DszigError, LMError, SignatureError
 from dszig_py.events import Event, SubCallFinished, SubCallStarted
 from dszig_py.lm.base import LM, Request
 from dszig_py.lm.gate import Gate
+from dszig_py.signature import Signature
 from dszig_py.text import truncate
-from dszig_py.trajectory import SubCall
+from dszig_py.trajectory import Prediction, SubCall
 from dszig_py.usage import Exhausted, Ledger
 
-__all__ = ["RunHost"]
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from dszig_py.tools import Tool
+
+__all__ = ["RunHost", "Spawn"]
 
 PROMPT_KEPT = 2_000  # characters of a sub-call's prompt kept in the trajectory
+TYPED_ATTEMPTS = 3  # model calls one predict() may take where replies do not fit
+
+Spawn = Callable[[Signature, Mapping[str, Any], str], Awaitable[Prediction]]
+
+
+class _Open:
+    """A sub-call that is under way; ``done`` is what will be recorded of it."""
+
+    def __init__(self, call: SubCall) -> None:
+        self.done = call
+
+    def note(self, **what: Any) -> None:
+        self.done = replace(self.done, **what)
 
 
 @dataclass(eq=False)
@@ -40,8 +62,9 @@ class RunHost:
     gate: Gate
     sub_lm: LM
     lms: Mapping[str, LM]
-    tools: Mapping[str, Callable[..., Any]]
+    tools: Mapping[str, Tool]
     publish: Callable[[Event], None]
+    spawn: Spawn
     sub_calls_allowed: bool = True
     contract: Contract | None = None
     _calls: list[SubCall] = field(default_factory=list[SubCall])
@@ -49,22 +72,29 @@ class RunHost:
     _started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        # Blocking callables get a limiter of their own: a tool that calls a sync RLM must not wait for itself.
-        self._threads = anyio.CapacityLimiter(max(self.ledger.budget.max_concurrency, 1))
-        own: dict[str, Callable[..., Awaitable[Any]]] = {"budget": self._budget}
+        # Blocking callables get a limiter of their own at each level: sixty sync tools that each call a sync RLM
+        # would wait for themselves on a shared one.
+        self._threads = anyio.CapacityLimiter(self.ledger.budget.max_concurrency)
+        self._own: dict[str, Callable[..., Awaitable[Any]]] = {"budget": self._budget}
         if self.sub_calls_allowed:
-            own |= {"llm_query": self._llm_query, "llm_query_batched": self._llm_query_batched}
-        self._own = own
+            self._own |= {
+                "llm_query": self._llm_query,
+                "llm_query_batched": self._llm_query_batched,
+                "predict": self._predict,
+                "predict_batched": self._predict_batched,
+                "rlm_query": self._rlm_query,
+                "rlm_query_batched": self._rlm_query_batched,
+            }
 
     @property
     def functions(self) -> dict[str, str]:
         """Name -> documentation of what the REPL gets besides SUBMIT."""
-        return {name: ": ".join((signature, doc)) for name, signature, doc in self.callables()}
+        return {name: f"{signature}: {doc}" for name, signature, doc in self.callables()}
 
     def callables(self) -> list[tuple[str, str, str]]:
         """(name, signature, documentation), for the contract."""
         own = [(n, *prompts.CALLABLES[n]) for n in prompts.CALLABLES if n in self._own or n == "SHOW_VARS"]
-        return [*own, *((n, *_describe(n, tool)) for n, tool in self.tools.items())]
+        return [*own, *((t.name, t.signature, t.doc) for t in self.tools.values())]
 
     def take_sub_calls(self) -> tuple[SubCall, ...]:
         """The sub-calls recorded since this was last called."""
@@ -73,11 +103,11 @@ class RunHost:
 
     async def call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """One call from inside. Raises :class:`CallRefused`, which the cell sees at the line of the call."""
+        if name in self.tools:
+            return await self._tool(self.tools[name], args, kwargs)
         function = self._own.get(name)
         if function is None:
-            if name not in self.tools:
-                raise CallRefused(f"{name} is not available here", "NameError")
-            return await self._tool(name, args, kwargs)
+            raise CallRefused(f"{name} is not available here", "NameError")
         try:
             bound = inspect.signature(function).bind(*args, **kwargs)
         except TypeError as error:
@@ -94,27 +124,105 @@ class RunHost:
         except SubmissionRefused as refusal:
             raise CallRefused(str(refusal), "ValueError") from None
 
-    async def _llm_query(self, prompt: str, lm: str | None = None) -> str:
-        call = self._begin("llm_query", prompt)
-        return await self._ask(call, prompt, self._named(lm))
+    async def _llm_query(self, prompt: Any, lm: str | None = None) -> str:
+        return await self._query(prompt, self._named(lm), "", 0)
 
-    async def _llm_query_batched(self, prompts: list[str], lm: str | None = None) -> list[Any]:
-        if isinstance(prompts, str) or not isinstance(prompts, Sequence):
-            raise CallRefused("llm_query_batched takes a list of texts", "TypeError")
-        model, batch = self._named(lm), self._new_id()
-        answers: list[Any] = [None] * len(prompts)
+    async def _llm_query_batched(self, prompts: Any, lm: str | None = None) -> list[Any]:
+        model = self._named(lm)
+        return await self._batch("llm_query_batched", prompts, lambda p, batch, i: self._query(p, model, batch, i))
 
-        async def one(index: int, prompt: Any) -> None:
-            call = replace(self._begin("llm_query", prompt), batch=batch, index=index)
-            try:
-                answers[index] = await self._ask(call, prompt, model)
-            except CallRefused as refusal:
-                answers[index] = SubCallError(str(refusal))
+    async def _query(self, prompt: Any, lm: LM, batch: str, index: int) -> str:
+        with self._recorded("llm_query", prompt, batch, index) as call:
+            if not isinstance(prompt, str):
+                raise CallRefused(f"llm_query takes text, not {type(prompt).__name__}", "TypeError")
+            return await self._ask(call, Request.of(_encodable(prompt)), lm)
 
-        async with anyio.create_task_group() as group:
-            for index, prompt in enumerate(prompts):
-                group.start_soon(one, index, prompt)
-        return answers
+    async def _predict(
+        self, signature: Any, inputs: dict[str, Any], classes: Any = None, lm: str | None = None, error: str = ""
+    ) -> Any:
+        return await self._typed(self._parsed(signature, classes), inputs, self._named(lm), "", 0, error)
+
+    async def _predict_batched(
+        self, signature: Any, inputs: Any, classes: Any = None, lm: str | None = None
+    ) -> list[Any]:
+        parsed, model = self._parsed(signature, classes), self._named(lm)
+        return await self._batch(
+            "predict_batched", inputs, lambda one, batch, i: self._typed(parsed, one, model, batch, i, "")
+        )
+
+    async def _typed(
+        self, signature: Signature, inputs: Any, lm: LM, batch: str, index: int, error: str
+    ) -> dict[str, Any]:
+        """One typed prediction, asked again with the error while the reply does not fit."""
+        given = _inputs_of(signature, inputs)
+        with self._recorded("predict", f"{signature}\n{given!r:.{PROMPT_KEPT}}", batch, index) as call:
+            request = prompts.typed_request(signature, _texts(given), typed.json_schema(signature))
+            for _ in range(TYPED_ATTEMPTS):
+                asked = prompts.typed_again(request, error) if error else request
+                text = await self._ask(call, asked, lm)
+                try:
+                    return _typed_answer(signature, typed.read(signature, text))
+                except typed.BadReply as bad:
+                    error = str(bad)
+            raise CallRefused(f"predict failed after {TYPED_ATTEMPTS} replies: {error}", "ValueError")
+
+    async def _rlm_query(self, signature: Any, inputs: dict[str, Any], classes: Any = None, error: str = "") -> Any:
+        return await self._child(signature, inputs, classes, "", 0, error)
+
+    async def _rlm_query_batched(self, signature: Any, inputs: Any = None, classes: Any = None) -> list[Any]:
+        if inputs is None:
+            return await self._batch(
+                "rlm_query_batched", signature, lambda p, batch, i: self._child(p, {}, classes, batch, i, "")
+            )
+        return await self._batch(
+            "rlm_query_batched", inputs, lambda one, batch, i: self._child(signature, one, classes, batch, i, "")
+        )
+
+    async def _child(
+        self, signature: Any, inputs: Any, classes: Any, batch: str, index: int, error: str
+    ) -> dict[str, Any] | str:
+        """A child run; at the bottom of the tree one typed prediction (or one query) in its place."""
+        is_prompt = isinstance(inputs, dict) and not inputs
+        if self.ledger.remaining().depth == 0:
+            if is_prompt:
+                return await self._query(signature, self.sub_lm, batch, index)
+            return await self._typed(self._parsed(signature, classes), inputs, self.sub_lm, batch, index, error)
+        if is_prompt:
+            if not isinstance(signature, str):
+                raise CallRefused(
+                    f"rlm_query takes a prompt or a signature, not {type(signature).__name__}", "TypeError"
+                )
+            parsed, given = prompts.CHILD_OF_PROMPT, {"prompt": signature}
+        else:
+            parsed = self._parsed(signature, classes)
+            given = _inputs_of(parsed, inputs)
+        with self._recorded("rlm_query", f"{signature}\n{given!r:.{PROMPT_KEPT}}", batch, index) as call:
+            outputs = await self._spawned(call, parsed, given, error)
+        return outputs["answer"] if is_prompt else _typed_answer(parsed, outputs)
+
+    async def _spawned(
+        self, call: _Open, signature: Signature, inputs: Mapping[str, Any], error: str
+    ) -> dict[str, Any]:
+        if error:
+            signature = replace(signature, instructions=prompts.again(error))
+        try:
+            prediction = await self.spawn(signature, inputs, call.done.id)
+        except DszigError as failure:
+            if failure.prediction is not None:
+                call.note(trajectory=failure.prediction.trajectory, usage=failure.prediction.usage)
+            raise CallRefused(f"rlm_query failed: {failure}") from failure
+        trajectory = prediction.trajectory
+        call.note(trajectory=trajectory, usage=prediction.usage, model=trajectory.model, reply=repr(prediction.outputs))
+        ended = prediction.termination
+        if ended.kind != "submitted" and any(value is None for value in prediction.outputs.values()):
+            raise CallRefused(f"rlm_query ended without an answer: {ended.kind}: {ended.detail}")
+        return prediction.outputs
+
+    def _parsed(self, signature: Any, classes: Any) -> Signature:
+        try:
+            return typed.parse(signature, cast("dict[str, Any]", classes) if isinstance(classes, dict) else {})
+        except SignatureError as error:
+            raise CallRefused(str(error), "ValueError") from None
 
     def _named(self, name: str | None) -> LM:
         if name is None:
@@ -124,49 +232,57 @@ class RunHost:
             raise CallRefused(f"there is no model named {name!r}; known: {known}", "ValueError")
         return self.lms[name]
 
-    async def _ask(self, call: SubCall, prompt: Any, lm: LM) -> str:
-        if not isinstance(prompt, str):
-            error = f"{call.kind} takes text, not {type(prompt).__name__}"
-            self._end(call, error=error)
-            raise CallRefused(error, "TypeError")
+    async def _batch(self, name: str, items: Any, one: Callable[[Any, str, int], Awaitable[Any]]) -> list[Any]:
+        """All items at once, in order; a failed one is an error object and the others keep their answers."""
+        if not isinstance(items, (list, tuple)):
+            raise CallRefused(f"{name} takes a list, not {type(items).__name__}", "TypeError")
+        asked = cast("Sequence[Any]", items)
+        batch = self._new_id()
+        answers: list[Any] = [None] * len(asked)
+
+        async def answer(index: int, item: Any) -> None:
+            try:
+                answers[index] = await one(item, batch, index)
+            except CallRefused as refusal:
+                answers[index] = SubCallError(str(refusal))
+
+        async with anyio.create_task_group() as group:
+            for index, item in enumerate(asked):
+                group.start_soon(answer, index, item)
+        return answers
+
+    async def _ask(self, call: _Open, request: Request, lm: LM) -> str:
         try:
-            reply = await self.gate.ask(lm, Request.of(_encodable(prompt)), self.ledger, inner=True)
+            reply = await self.gate.ask(lm, request, self.ledger, inner=True)
         except Exhausted as limit:
-            self._end(call, error=str(limit))
             raise CallRefused(f"{limit}; SUBMIT what you have") from None
         except LMError as error:
-            self._end(call, error=str(error), model=lm.model)
-            raise CallRefused(f"{call.kind} failed: {error}") from error
-        self._end(call, reply=reply.text, model=reply.model or lm.model, usage=reply.usage, cached=reply.cached)
+            call.note(model=lm.model)
+            raise CallRefused(f"{call.done.kind} failed: {error}") from error
+        usage = call.done.usage + reply.usage
+        call.note(reply=reply.text, model=reply.model or lm.model, usage=usage, cached=reply.cached)
         return reply.text
 
     async def _budget(self) -> dict[str, Any]:
-        left = self.ledger.remaining()
-        return {
-            "iterations": left.iters,
-            "llm_calls": left.llm_calls,
-            "tokens": left.tokens,
-            "cost": left.cost,
-            "seconds": left.seconds,
-            "depth": left.depth,
-        }
+        return prompts.budget(self.ledger.remaining())
 
-    async def _tool(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        tool = self.tools[name]
-        call = self._begin("tool", f"{name}({', '.join([*map(repr, args), *(f'{k}={v!r}' for k, v in kwargs.items())])})")
-        try:
-            if inspect.iscoroutinefunction(tool):
-                result = await tool(*args, **kwargs)
-            else:
-                result = await self._in_thread(tool, *args, **kwargs)
-                if inspect.isawaitable(result):
-                    result = await result
-        except Exception as error:  # the tool is the caller's: its failure is told to the model, not raised past it
-            text = f"{name} failed: {type(error).__name__}: {error}"
-            self._end(call, error=text)
-            raise CallRefused(text) from error
-        self._end(call, reply=truncate(repr(result), PROMPT_KEPT))
-        return result
+    async def _tool(self, tool: Tool, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        shown = ", ".join([*(f"{a!r:.200}" for a in args), *(f"{k}={v!r:.200}" for k, v in kwargs.items())])
+        with self._recorded("tool", f"{tool.name}({shown})", "", 0) as call:
+            function = tool.checked()
+            try:
+                result = (
+                    await function(*args, **kwargs) if tool.is_async else await self._blocking(function, args, kwargs)
+                )
+            except Exception as error:  # the tool is the caller's: its failure is told to the model, not raised past it
+                kind = "TypeError" if isinstance(error, TypeError) else "RuntimeError"
+                raise CallRefused(f"{tool.name} failed: {type(error).__name__}: {error}", kind) from error
+            call.note(reply=truncate(f"{result!r}", PROMPT_KEPT))
+            return result
+
+    async def _blocking(self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+        result = await self._in_thread(function, *args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return await anyio.to_thread.run_sync(
@@ -177,32 +293,57 @@ class RunHost:
         self._count += 1
         return f"{self.run}.{self._count}"
 
-    def _begin(self, kind: str, prompt: Any) -> SubCall:
-        text = prompt if isinstance(prompt, str) else repr(type(prompt))
-        call = SubCall(
-            self._new_id(),
-            kind,
-            truncate(text, PROMPT_KEPT),
-            len(text),
-            started=time.monotonic() - self._started,
+    @contextmanager
+    def _recorded(self, kind: str, prompt: Any, batch: str, index: int) -> Generator[_Open]:
+        """Record one sub-call, however it ends; a cancelled one too, since it may have been paid for."""
+        text = prompt if isinstance(prompt, str) else f"{prompt!r:.{PROMPT_KEPT}}"
+        begun = time.monotonic()
+        call = _Open(
+            SubCall(
+                self._new_id(),
+                kind,
+                truncate(text, PROMPT_KEPT),
+                len(text),
+                started=begun - self._started,
+                batch=batch,
+                index=index,
+            )
         )
-        self.publish(SubCallStarted(self.run, self.ledger.depth, call.id, kind))
-        return call
+        self.publish(SubCallStarted(self.run, self.ledger.depth, call.done.id, kind))
+        try:
+            yield call
+        except CallRefused as refusal:
+            call.note(error=str(refusal))
+            raise
+        except BaseException as error:
+            call.note(error=type(error).__name__)
+            raise
+        finally:
+            call.note(seconds=time.monotonic() - begun)
+            self._calls.append(call.done)
+            self.publish(SubCallFinished(self.run, self.ledger.depth, call.done))
 
-    def _end(self, call: SubCall, **what: Any) -> None:
-        done = replace(call, seconds=time.monotonic() - self._started - call.started, **what)
-        self._calls.append(done)
-        self.publish(SubCallFinished(self.run, self.ledger.depth, done))
+
+def _inputs_of(signature: Signature, inputs: Any) -> dict[str, Any]:
+    names = [f.name for f in signature.inputs]
+    if not isinstance(inputs, dict):
+        raise CallRefused(f"the inputs are a dict with {', '.join(names)}, not {type(inputs).__name__}", "TypeError")
+    given = cast("dict[str, Any]", inputs)
+    wrong = [f"missing: {n}" for n in names if n not in given] + [f"not in it: {n}" for n in given if n not in names]
+    if wrong:
+        raise CallRefused(f"the inputs do not fit {str(signature)!r}: {'; '.join(wrong)}", "TypeError")
+    return given
+
+
+def _typed_answer(signature: Signature, outputs: dict[str, Any]) -> dict[str, Any]:
+    """Outputs with their types as text: where a type is a class of the cell, the worker builds the instance."""
+    return {"outputs": outputs, "types": {f.name: type_text(f.type) for f in signature.outputs}}
+
+
+def _texts(inputs: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _encodable(typed.value_text(value)) for name, value in inputs.items()}
 
 
 def _encodable(text: str) -> str:
     """Lone surrogates replaced: providers take UTF-8."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _describe(name: str, tool: Callable[..., Any]) -> tuple[str, str]:
-    try:
-        signature = str(inspect.signature(tool))
-    except (TypeError, ValueError):
-        signature = "(...)"
-    return f"{name}{signature}", (inspect.getdoc(tool) or "").strip()

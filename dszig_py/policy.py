@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from dszig_py import prompts
 from dszig_py.contract import Contract
 from dszig_py.lm.base import LM
 from dszig_py.lm.gate import Gate
-from dszig_py.text import extract_code
+from dszig_py.replies import extract_code, read_json
 from dszig_py.trajectory import Action, Iteration
 from dszig_py.usage import Ledger
 
-__all__ = ["ChatPolicy", "Policy", "View", "read_json"]
+__all__ = ["ChatPolicy", "Policy", "View"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +64,3 @@ class ChatPolicy:
         if found is None and len(names) == 1 and view.contract.signature.outputs[0].type is str and reply.text.strip():
             return {names[0]: reply.text.strip()}  # one text output, answered in plain text
         return found or {}
-
-
-def read_json(text: str) -> dict[str, Any] | None:
-    """The last JSON object in a reply, fenced or bare, or ``None``. Linear in the text's length but for nesting."""
-    decoder = json.JSONDecoder(strict=False)
-    found: dict[str, Any] | None = None
-    start, tries = text.find("{"), 0
-    while start != -1 and tries < 200:
-        tries += 1
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            start = text.find("{", start + 1)
-            continue
-        if isinstance(value, dict):
-            found = cast("dict[str, Any]", value)
-        start = text.find("{", end)
-    return found

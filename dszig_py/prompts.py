@@ -7,24 +7,33 @@ memory, sub-calls on inputs that fit a screen, an empty search taken for an answ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from dszig_py.contract import Contract
 from dszig_py.environments.base import Execution
 from dszig_py.lm.base import Message, Request
+from dszig_py.signature import Field, Signature
 from dszig_py.text import clean, truncate
 from dszig_py.trajectory import Action, Iteration
 from dszig_py.usage import Remaining
 
 __all__ = [
     "CALLABLES",
+    "CHILD_OF_PROMPT",
     "INSTRUCTIONS",
+    "again",
+    "budget",
     "contract_notes",
     "decision",
     "extraction",
     "history",
     "observation",
     "remaining",
+    "typed_again",
+    "typed_request",
 ]
 
 INSTRUCTIONS = {
@@ -58,14 +67,36 @@ CALLABLES: dict[str, tuple[str, str]] = {
         "llm_query_batched(prompts: list[str]) -> list[str]",
         "the same for many prompts at once, in order; a failed one comes back as an Exception object",
     ),
+    "predict": (
+        "predict('text: str, ... -> label: str, ...', **inputs)",
+        "one typed model call; a single output comes as its value, several as a dict; classes you define may be types",
+    ),
+    "predict_batched": (
+        "predict_batched(signature, [inputs_dict, ...]) -> list",
+        "the same for many inputs at once",
+    ),
+    "rlm_query": (
+        "rlm_query('notes: str, question: str -> answer: str', **inputs), or rlm_query(prompt) -> str",
+        "a whole run like yours, with a REPL of its own, for a part that needs work of its own",
+    ),
+    "rlm_query_batched": ("rlm_query_batched(signature, [inputs_dict, ...]), or (prompts) -> list", "many at once"),
     "budget": ("budget() -> dict", "what is left of this run's limits"),
     "SHOW_VARS": ("SHOW_VARS() -> dict", "names and short values of all variables"),
 }
 
-MODEL_CHOICE = "llm_query and llm_query_batched take lm=NAME with NAME one of: {names}."
+MODEL_CHOICE = "llm_query, predict and their batched forms take lm=NAME with NAME one of: {names}."
 NOTHING_SHOWN = "(nothing was printed; print what you want to see)"
+SUBMITTED = "(submitted)"
 LAST = "This is the last iteration: SUBMIT what you have now."
 SHORTENED = "[shortened: {chars:,} characters then]"
+
+CHILD_OF_PROMPT = Signature((Field("prompt", str, "what to do"),), (Field("answer", str),))
+"""What rlm_query(prompt) runs: the prompt is a variable of the child, shown whole where it is not too long."""
+
+TYPED = """\
+Fill the outputs from the inputs. Reply with one JSON object that follows this JSON schema, and nothing else:
+{schema}"""
+AGAIN = "An earlier reply did not fit: {error}. Mind that."
 
 EXTRACTION = """\
 The work on this task has ended without a SUBMIT. Below are the task's contract and what was done. Give the outputs as far \
@@ -91,7 +122,7 @@ def observation(action: Action, execution: Execution | None, limit: int) -> str:
         if execution.error:
             parts.append(execution.error)
         if not parts:
-            parts.append(NOTHING_SHOWN)
+            parts.append(SUBMITTED if execution.submission is not None else NOTHING_SHOWN)
     if action.problem:
         parts.append(action.problem)
     return clean(truncate("\n".join(parts), limit))
@@ -155,6 +186,40 @@ def _said(action: Action, reasoning_chars: int) -> str:
     reasoning = truncate(action.reasoning, reasoning_chars)
     cells = [f"```python\n{cell}\n```" for cell in action.cells]
     return "\n\n".join([*([reasoning] if reasoning else []), *cells]) or "(empty reply)"
+
+
+def typed_request(signature: Signature, inputs: Mapping[str, str], schema: Mapping[str, Any]) -> Request:
+    """The prompt of one typed sub-call; ``inputs`` are the values as text."""
+    task = [signature.instructions] if signature.instructions else []
+    described = [f"{f.name}: {f.desc}" for f in (*signature.inputs, *signature.outputs) if f.desc]
+    told = TYPED.format(schema=json.dumps(schema, ensure_ascii=False))
+    given = "\n\n".join(f"{name}:\n{text}" for name, text in inputs.items())
+    system = "\n".join([*task, *described, told])
+    return Request((Message("system", system), Message("user", given or "(no inputs)")), schema=schema)
+
+
+def typed_again(request: Request, error: str) -> Request:
+    """The same, after a reply that did not fit."""
+    first, *rest = request.messages
+    told = Message(first.role, f"{first.content}\n{again(error)}")
+    return replace(request, messages=(told, *rest))
+
+
+def again(error: str) -> str:
+    """What was wrong with an earlier reply, in words for the next one."""
+    return AGAIN.format(error=truncate(error, 1_000))
+
+
+def budget(left: Remaining) -> dict[str, Any]:
+    """The limits as the REPL shows them; None = not limited."""
+    return {
+        "iterations": left.iters,
+        "llm_calls": left.llm_calls,
+        "tokens": left.tokens,
+        "cost": left.cost,
+        "seconds": left.seconds,
+        "depth": left.depth,
+    }
 
 
 def extraction(contract: Contract, iterations: Sequence[Iteration], max_history_chars: int) -> Request:

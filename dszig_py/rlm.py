@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from dszig_py import environments, lm as lms_
+from dszig_py import environments
+from dszig_py import lm as lms_
 from dszig_py.errors import InputError, LimitReached
 from dszig_py.signature import REPL_NAMES, Signature
 from dszig_py.strategy import Strategy
@@ -37,7 +38,8 @@ class RLM:
     ``signature``: ``"context: str, question: str -> answer: str"``, a pydantic class, or a DSPy signature class.
     ``lm``: the model that decides; ``sub_lm``: the one that sub-calls and child runs use (default: ``lm``); either may be a
     list, one by depth. ``main_cmd``, ``rlm_cmd``: the same as commands, prompt on stdin, completion on stdout.
-    ``lms``: models code may choose by name. ``tools``: callables the code may call. ``types``: classes that a signature
+    ``lms``: models code may choose by name. ``tools``: callables the code may call;
+    ``child_tools``: the names of those that child runs see too (default: all). ``types``: classes that a signature
     string may name. ``check``: called with the validated outputs; a message sends the model back.
     ``on_limit``: "partial" gives the prediction there is, "raise" raises :class:`LimitReached` with it.
     ``on_event``: called with every event, on the run's loop; must not block.
@@ -55,6 +57,7 @@ class RLM:
         main_cmd: str | Sequence[str] | None = None,
         rlm_cmd: str | Sequence[str] | None = None,
         tools: Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]] = (),
+        child_tools: Sequence[str] | None = None,
         types: Mapping[str, Any] | None = None,
         environment: str | Environment = "auto",
         max_iters: int | None = None,
@@ -79,6 +82,9 @@ class RLM:
         if sub_lm is not None and rlm_cmd is not None:
             raise InputError("give sub_lm or rlm_cmd, not both")
         self.tools = _tools(tools, self.signature)
+        self.child_tools = None if child_tools is None else tuple(child_tools)
+        if unknown := [name for name in self.child_tools or () if name not in self.tools]:
+            raise InputError(f"child_tools names {', '.join(unknown)}, which tools does not have")
         self.environment = environment
         self.max_output_chars = max_output_chars
         self.verbose = verbose
@@ -126,6 +132,7 @@ class RLM:
     def plan(self) -> Plan:
         """All options resolved. Raises :class:`InputError` where no model is configured."""
         from dszig_py.runner import Plan
+        from dszig_py.tools import Tool
 
         prices = self.budget.prices
         root = _by_depth(self._lm if self._main_cmd is None else _command(self._main_cmd), _default_lm, prices)
@@ -139,7 +146,8 @@ class RLM:
             budget=self.budget,
             strategy=self.strategy,
             policy=_chat_policy,
-            tools=self.tools,
+            tools={name: Tool.of(name, function) for name, function in self.tools.items()},
+            child_tools=frozenset(self.tools if self.child_tools is None else self.child_tools),
             check=self.check,
             max_output_chars=self.max_output_chars,
         )
@@ -175,12 +183,10 @@ def _default_sub_lm() -> ModelSpec:
     return os.environ.get("DSZIG_SUB_MODEL") or []
 
 
-def _by_depth(
-    spec: ModelSpec, default: Callable[[], ModelSpec], prices: Mapping[str, tuple[float, float]]
-) -> list[LM]:
+def _by_depth(spec: ModelSpec, default: Callable[[], ModelSpec], prices: Mapping[str, tuple[float, float]]) -> list[LM]:
     if spec is None:
         spec = default()
-    specs: list[Any] = list(spec) if isinstance(spec, (list, tuple)) else [spec]
+    specs: list[Any] = [*cast("list[Any]", spec)] if isinstance(spec, (list, tuple)) else [spec]
     return [lms_.resolve(one, prices) for one in specs]
 
 
@@ -191,7 +197,7 @@ def _budget(budget: Budget, **shortcuts: int | None) -> Budget:
         if name in budget.model_fields_set and getattr(budget, name) != value:
             raise InputError(f"{name} is given as {value} and in the budget as {getattr(budget, name)}; give it once")
     try:
-        return Budget(**{**{n: getattr(budget, n) for n in budget.model_fields_set}, **given})
+        return Budget.model_validate({**{n: getattr(budget, n) for n in budget.model_fields_set}, **given})
     except ValueError as error:
         raise InputError(str(error)) from None
 

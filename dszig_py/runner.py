@@ -14,15 +14,16 @@ from dszig_py import prompts
 from dszig_py.contract import Contract, coerce, compile_contract
 from dszig_py.environments._worker import codec
 from dszig_py.environments.base import CellLimits, Environment, Execution, Session
-from dszig_py.errors import DszigError, EnvironmentFailure, LMError
+from dszig_py.errors import DszigError, EnvironmentFailure, InputError, LMError
 from dszig_py.events import ActionChosen, Event, IterationFinished, IterationStarted, RunFinished, RunStarted
 from dszig_py.host import RunHost
-from dszig_py.lm.base import LM
+from dszig_py.lm.base import LM, price_known
 from dszig_py.lm.gate import Gate
 from dszig_py.policy import Policy, View
 from dszig_py.signature import Signature
 from dszig_py.strategy import Strategy
 from dszig_py.text import truncate
+from dszig_py.tools import Tool
 from dszig_py.trajectory import Action, Extraction, Input, Iteration, Prediction, Termination, Trajectory
 from dszig_py.usage import Budget, Exhausted, Ledger
 
@@ -45,7 +46,8 @@ class Plan:
     budget: Budget
     strategy: Strategy
     policy: Callable[[Plan, LM, Gate], Policy]
-    tools: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Callable[..., Any]])
+    tools: Mapping[str, Tool] = field(default_factory=dict[str, Tool])
+    child_tools: frozenset[str] = frozenset()
     check: Callable[[dict[str, Any]], str | None] | None = None
     max_output_chars: int = 10_000
 
@@ -67,18 +69,37 @@ async def run(plan: Plan, inputs: Mapping[str, Any], publish: Callable[[Event], 
 
     Raises InputError before any model call; LMError, EnvironmentFailure and whatever cancels it, with ``.prediction``.
     """
+    await _check_prices(plan)
     ledger = Ledger(plan.budget)
     return await _Run(plan, inputs, ledger, Gate(plan.budget.max_concurrency), publish).go()
+
+
+async def _check_prices(plan: Plan) -> None:
+    """A cost limit needs prices: without them it would be a limit that never bites."""
+    if plan.budget.max_cost is None:
+        return
+    for lm in (*plan.lms, *plan.sub_lms, *plan.named_lms.values()):
+        if plan.budget.price(lm.model) is None and not await price_known(lm):
+            raise InputError(
+                f"max_cost is set, but nobody knows what {lm.model!r} costs; give "
+                f"Budget(prices={{{lm.model!r}: (dollars per million input tokens, per million output tokens)}})"
+            )
 
 
 class _Run:
     """One run's state: what has been recorded so far, so that it can be told at any moment."""
 
     def __init__(
-        self, plan: Plan, inputs: Mapping[str, Any], ledger: Ledger, gate: Gate, publish: Callable[[Event], None]
+        self,
+        plan: Plan,
+        inputs: Mapping[str, Any],
+        ledger: Ledger,
+        gate: Gate,
+        publish: Callable[[Event], None],
+        parent: str = "",
     ) -> None:
         self.plan, self.inputs, self.ledger, self.gate, self.publish = plan, inputs, ledger, gate, publish
-        self.id = uuid.uuid4().hex[:12]
+        self.id, self.parent = uuid.uuid4().hex[:12], parent
         self.begun, self.started = time.time(), time.monotonic()
         self.lm = plan.lm(ledger.depth)
         self.iterations: list[Iteration] = []
@@ -89,9 +110,8 @@ class _Run:
         self.isolation = ""
         self.errors = 0
         sub_lm = plan.sub_lm(ledger.depth)
-        self.host = RunHost(
-            self.id, ledger, gate, sub_lm, plan.named_lms, plan.tools, publish, plan.strategy.sub_calls
-        )
+        allowed = plan.strategy.sub_calls
+        self.host = RunHost(self.id, ledger, gate, sub_lm, plan.named_lms, plan.tools, publish, self._spawn, allowed)
         self.contract = self._compile()
         self.host.contract = self.contract
         self.policy = plan.policy(plan, self.lm, gate)
@@ -113,7 +133,7 @@ class _Run:
             limits = CellLimits(output_chars=self.plan.max_output_chars)
             session = await self.plan.environment.open(self.contract, self.host, limits)  # 2
             self.isolation = str(session.isolation)
-            self.publish(RunStarted(self.id, self.ledger.depth, str(self.plan.signature), self.lm.model))
+            self.publish(RunStarted(self.id, self.ledger.depth, str(self.plan.signature), self.lm.model, self.parent))
             with anyio.move_on_after(self._seconds_left(self.ledger.soft_deadline)) as soft:
                 await self._loop(session)
             if soft.cancelled_caught:
@@ -129,6 +149,14 @@ class _Run:
                 with anyio.CancelScope(shield=True):
                     await session.close()
         return self._finished()
+
+    async def _spawn(self, signature: Signature, inputs: Mapping[str, Any], call: str) -> Prediction:
+        """A child run: its own contract, session and iterations; this tree's ledger and gate."""
+        show = tuple(f.name for f in signature.inputs) if signature.inputs == prompts.CHILD_OF_PROMPT.inputs else ()
+        strategy = self.plan.strategy.model_copy(update={"show": show})
+        tools = {name: tool for name, tool in self.plan.tools.items() if name in self.plan.child_tools}
+        plan = replace(self.plan, signature=signature, strategy=strategy, tools=tools, check=None)
+        return await _Run(plan, inputs, self.ledger.child(), self.gate, self.publish, call).go()
 
     async def _loop(self, session: Session) -> None:
         last = False
@@ -217,8 +245,11 @@ class _Run:
             self.ended = replace(self.ended, detail=f"{self.ended.detail}; extraction: {error}")
 
     def _view(self) -> View:
-        left = prompts.remaining(self.ledger.remaining(), refused=self.ledger.refused or "")
-        return View(self.contract, tuple(self.iterations), left, self.ledger)
+        left = self.ledger.remaining()
+        if left.iters is not None:  # the one being decided is still the model's to use
+            left = replace(left, iters=left.iters + 1)
+        told = prompts.remaining(left, refused=self.ledger.refused or "")
+        return View(self.contract, tuple(self.iterations), told, self.ledger)
 
     def _seconds_left(self, deadline: float | None) -> float | None:
         return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -7,25 +7,18 @@ a signature depend on where it is written, and the first runs code chosen by the
 
 from __future__ import annotations
 
-import ast
-import difflib
 import inspect
 import keyword
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from enum import Enum
-from functools import reduce
-from types import GenericAlias, ModuleType, NoneType, UnionType
-from typing import Annotated, Any, Literal, Optional, Union, cast, get_args, get_origin
-from uuid import UUID
+from typing import Annotated, Any, cast
 
 import pydantic
 from pydantic import BaseModel
 
+from dszig_py.annotations import STRING, TypeReader, short, type_text
 from dszig_py.errors import SignatureError
 
 __all__ = ["REPL_NAMES", "Field", "InputField", "OutputField", "Signature", "type_text"]
@@ -36,33 +29,12 @@ REPL_NAMES: frozenset[str] = frozenset(
 )
 """Names the code in the REPL calls; a field of that name would hide the callable."""
 
-_ARITY: dict[Any, int] = {list: 1, set: 1, frozenset: 1, Sequence: 1, dict: 2, Mapping: 2, tuple: -1}
-_PLAIN = (str, int, float, bool, complex, bytes, date, datetime, time, timedelta, Decimal, UUID, NoneType, *_ARITY)
-# The capitalised names mean the builtins: typing.List[int] != list[int], and two spellings of one type must be equal.
-_typing: dict[str, Any] = {"Any": Any, "Optional": Optional, "Union": Union, "Literal": Literal}
-_typing |= {"List": list, "Dict": dict, "Tuple": tuple, "Set": set, "FrozenSet": frozenset}
-_typing |= {"Sequence": Sequence, "Mapping": Mapping}
-_NAMES: dict[str, Any] = {tp.__name__: tp for tp in _PLAIN} | _typing
-_MODULES: dict[str, dict[str, Any]] = {
-    "typing": _typing,
-    "t": _typing,
-    "typing_extensions": _typing,
-    "collections.abc": {"Sequence": Sequence, "Mapping": Mapping},
-    "datetime": {tp.__name__: tp for tp in (date, datetime, time, timedelta)},
-    "decimal": {"Decimal": Decimal},
-    "uuid": {"UUID": UUID},
-}
-# What people write out of habit from JSON Schema and is spelled too differently for difflib.
-_FOREIGN = {"text": "str", "number": "float", "double": "float", "array": "list", "object": "dict", "null": "None"}
-
 _EXAMPLE = "'context: str, question: str -> answer: str'"
 _KINDS = f"text such as {_EXAMPLE}, a Signature, or a class: pydantic with InputField/OutputField, or dspy.Signature"
 # ast.parse and the walk over its tree recurse. These bounds are far above any type a model can be asked to fill, and
 # far below what exhausts the stack, also where the caller has raised the recursion limit.
-_MAX_TEXT, _MAX_TYPE, _MAX_BRACKETS, _MAX_INT_BITS = 65_536, 8_192, 32, 1024
-_STRING = r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\""""
-_STRINGS = re.compile(_STRING, re.DOTALL)
-_TOKEN = re.compile(rf"""'''|\"\"\"|{_STRING}|->|[][(){{}},:#'"]""", re.DOTALL)
+_MAX_TEXT, _MAX_BRACKETS = 65_536, 32
+_TOKEN = re.compile(rf"""'''|\"\"\"|{STRING}|->|[][(){{}},:#'"]""", re.DOTALL)
 _QUOTES = ("'''", '"""', "'", '"')
 _CLOSES = {")": "(", "]": "[", "}": "{"}
 # DSPy writes this when the caller gave no instructions; it says nothing the fields do not say.
@@ -144,49 +116,14 @@ class Signature:
         return " -> ".join(sides).strip()
 
 
-def InputField(default: Any = ..., *, desc: str = "", **kw: Any) -> Any:
+def InputField(default: Any = ..., *, desc: str = "", **kw: Any) -> Any:  # noqa: N802 - named as DSPy names it
     """Mark a field of a pydantic class as an input; ``kw`` goes to :func:`pydantic.Field`."""
     return _marked("input", default, desc, kw)
 
 
-def OutputField(default: Any = ..., *, desc: str = "", **kw: Any) -> Any:
+def OutputField(default: Any = ..., *, desc: str = "", **kw: Any) -> Any:  # noqa: N802 - see InputField
     """Mark a field of a pydantic class as an output; ``kw`` (``ge=0``, ``max_length=80``) constrains it."""
     return _marked("output", default, desc, kw)
-
-
-def type_text(tp: Any) -> str:
-    """How a type is written in a signature and shown to a model: ``list[dict[str, int]]``, ``str | None``, ``Invoice``.
-
-    ``Annotated`` shows as its bare type: constraints are shown in words, next to it.
-    """
-    origin, args = get_origin(tp), get_args(tp)
-    if tp is None or tp is NoneType:
-        return "None"
-    if tp is ...:
-        return "..."
-    if isinstance(tp, list):  # the parameters of a Callable
-        return f"[{', '.join(map(type_text, cast('list[Any]', tp)))}]"
-    if origin is None:
-        return str(getattr(tp, "__name__", None) or getattr(tp, "__forward_arg__", tp))
-    if origin is Annotated:
-        return type_text(args[0])
-    if origin is Union or origin is UnionType:
-        return " | ".join(map(type_text, args))
-    if origin is Literal:
-        return f"Literal[{', '.join(map(_literal_text, args))}]"
-    name = str(getattr(origin, "__name__", origin))
-    if not args:  # tuple[()] has no arguments either, but is not a bare tuple
-        return f"{name}[()]" if isinstance(tp, GenericAlias) else name
-    return f"{name}[{', '.join(map(type_text, args))}]"
-
-
-def _literal_text(value: Any) -> str:
-    return f"{type(value).__name__}.{value.name}" if isinstance(value, Enum) else repr(value)
-
-
-def _short(text: str) -> str:
-    shown = " ".join(text[:400].split())
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def _check_text(text: object) -> None:
@@ -204,7 +141,7 @@ def _marks(text: str) -> Iterator[tuple[str, int]]:
     start = 0
 
     def fail(end: int, why: str) -> SignatureError:
-        return SignatureError(f"in {_short(text[start:end].strip())!r}: {why}")
+        return SignatureError(f"in {short(text[start:end].strip())!r}: {why}")
 
     for match in _TOKEN.finditer(text):
         token, end = match[0], match.end()
@@ -241,7 +178,7 @@ def _split(text: str) -> list[list[tuple[str, str | None]]]:
             sides.append([])
     if len(sides) != 2:
         has = "no '->'" if len(sides) == 1 else f"{len(sides) - 1} times '->'"
-        raise SignatureError(f"{_short(text)!r} has {has}; write inputs, one arrow, outputs, such as {_EXAMPLE}")
+        raise SignatureError(f"{short(text)!r} has {has}; write inputs, one arrow, outputs, such as {_EXAMPLE}")
     for side in sides:
         if side[-1] == ("", None):  # an empty side, or a trailing comma
             side.pop()
@@ -249,7 +186,7 @@ def _split(text: str) -> list[list[tuple[str, str | None]]]:
 
 
 def _check_name(name: str) -> None:
-    shown = f"field {_short(name)!r}"
+    shown = f"field {short(name)!r}"
     if not name:
         raise SignatureError(f"a field has no name (two commas, or a ':' with nothing before it); write {_EXAMPLE}")
     if not name.isidentifier():
@@ -268,156 +205,7 @@ def _read_field(chunk: tuple[str, str | None], given: Mapping[str, Any]) -> Fiel
     # Python reads identifiers in NFKC: code could never name a variable bound under another form.
     name = unicodedata.normalize("NFKC", chunk[0])
     _check_name(name)
-    return Field(name) if chunk[1] is None else Field(name, _TypeReader(name, chunk[1], given).read())
-
-
-@dataclass(frozen=True, slots=True)
-class _TypeReader:
-    """Reads one field's type. No node is evaluated; whatever is not named below is refused."""
-
-    field: str
-    text: str
-    given: Mapping[str, Any]
-
-    def fail(self, why: str) -> SignatureError:
-        return SignatureError(f"field {self.field!r}: {why} (in {_short(self.text)!r})")
-
-    def read(self) -> Any:
-        if not self.text:
-            raise SignatureError(f"field {self.field!r} has ':' but no type; write '{self.field}: str' or no ':'")
-        if len(_STRINGS.sub("''", self.text)) > _MAX_TYPE:
-            raise self.fail(f"the type is longer than {_MAX_TYPE} characters; pass a class in types=")
-        try:
-            node = ast.parse(f"({self.text}\n)", mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise self.fail("not a type; write one such as list[str], int | None or Literal['a', 'b']") from None
-        return self.type(node)
-
-    def type(self, node: ast.expr) -> Any:
-        match node:
-            case ast.Constant(value=None):
-                return NoneType
-            case ast.Name() | ast.Attribute():
-                return self.checked(self.named(node))
-            case ast.BinOp(op=ast.BitOr()):
-                return self.checked(self.union(node))
-            case ast.Subscript():
-                return self.checked(self.subscript(node))
-            case ast.Tuple():
-                raise self.fail("a bare list of types; write tuple[...] or Union[...]")
-            case ast.Constant():
-                raise self.fail(f"{_short(repr(node.value))} is a value, not a type; write Literal[...] around values")
-            case _:
-                raise self.fail("only names, [...] and | make a type; pass anything else as a class in types=")
-
-    def union(self, node: ast.BinOp) -> Any:
-        parts: list[ast.expr] = []
-        left: ast.expr = node
-        while isinstance(left, ast.BinOp) and isinstance(left.op, ast.BitOr):  # a | b | c leans left, without bound
-            parts.append(left.right)
-            left = left.left
-        return self.joined([self.type(part) for part in (left, *reversed(parts))])
-
-    def joined(self, args: Sequence[Any]) -> Any:
-        # Union[...] keeps a cache by equality, and would hand back members in the order of whoever asked first.
-        try:
-            return reduce(lambda left, right: left | right, args)
-        except Exception as error:  # a given class's metaclass may define | for itself
-            raise self.fail(f"these types make no union: {error}; write a base class instead") from None
-
-    def named(self, node: ast.expr) -> Any:
-        """What a name stands for: a type, ``Optional``, ``Union`` or ``Literal``, or an object under ``types``."""
-        path: list[str] = []
-        while isinstance(node, ast.Attribute):
-            path.insert(0, node.attr)
-            node = node.value
-        if not isinstance(node, ast.Name):
-            raise self.fail("only a name may stand before '.' or '['; pass a class in types=")
-        path.insert(0, node.id)
-        if (found := self.from_given(path)) is not None:
-            return found
-        table = _MODULES.get(".".join(path[:-1]), {}) if len(path) > 1 else _NAMES
-        if path[-1] in table:
-            return table[path[-1]]
-        raise self.unknown(".".join(path))
-
-    def from_given(self, path: list[str]) -> Any:
-        found = self.given.get(path[0])
-        if len(path) == 1 and isinstance(found, ModuleType):  # types=globals() where `import datetime` was done
-            return None
-        try:
-            # Public attributes only: dunders lead from any class to everything there is.
-            return reduce(lambda at, name: None if name.startswith("_") else getattr(at, name), path[1:], found)
-        except Exception:  # a lazy module or a property may raise anything
-            return None
-
-    def unknown(self, name: str) -> SignatureError:
-        # Case is folded, as `Str` and `Datetime` are common slips; reversed, so that `list` wins over `List`.
-        known = {each.lower(): each for each in reversed([*map(str, self.given), *_NAMES, *_MODULES])}
-        close = [known[each] for each in difflib.get_close_matches(name.lower(), known, n=3)]
-        if name in _FOREIGN:
-            close = [_FOREIGN[name]]
-        hint = f"did you mean {' or '.join(close)}, or else " if close else ""
-        last = _short(name.rpartition(".")[2])
-        return self.fail(f'no type is called {_short(name)!r}; {hint}pass your class as types={{"{last}": {last}}}')
-
-    def checked(self, found: Any) -> Any:
-        if any(found is special for special in (Optional, Union, Literal)):
-            raise self.fail("Optional, Union and Literal need brackets: Optional[str], Union[int, str], Literal['a']")
-        is_type = isinstance(found, type) or found is Any or get_origin(found) is not None
-        # NewType, TypeVar and `type X = ...` are types to pydantic; typing has no common base for them.
-        if is_type or type(found).__module__ in ("typing", "typing_extensions"):
-            return found
-        raise self.fail(f"{_short(repr(found))} is not a type; pass the class itself in types=")
-
-    def subscript(self, node: ast.Subscript) -> Any:
-        head = self.named(node.value)
-        items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        if head is Literal:
-            return _apply(head, tuple(map(self.literal, items))) if items else self.checked(head)
-        if head is tuple and len(items) == 2 and isinstance(items[1], ast.Constant) and items[1].value is ...:
-            return GenericAlias(tuple, (self.type(items[0]), ...))
-        args = tuple(self.type(item) for item in items)
-        if head is Union or head is Optional:
-            if not args or (head is Optional and len(args) != 1):
-                raise self.fail("Optional takes one type, Union one or more: Optional[str], Union[int, str]")
-            return self.joined(args if head is Union else (*args, NoneType))
-        if head in _PLAIN:
-            return self.builtin(head, args)
-        try:
-            return _apply(head, args)
-        except Exception as error:  # __class_getitem__ is the given class's own code
-            raise self.fail(f"{type_text(head)} does not take these types in brackets: {error}") from None
-
-    def builtin(self, head: Any, args: tuple[Any, ...]) -> Any:
-        count, name = _ARITY.get(head, 0), type_text(head)
-        if count == 0:
-            raise self.fail(f"{name} takes no brackets; write {name}, or Literal[...] for certain values")
-        if count > 0 and len(args) != count:
-            good = f"{name}[str]" if count == 1 else f"{name}[str, int]"
-            raise self.fail(f"{name} takes {count} in brackets, not {len(args)}; write {good}, say")
-        if head in (set, frozenset, dict, Mapping) and (get_origin(args[0]) or args[0]) in (list, dict, set):
-            raise self.fail(f"a {type_text(args[0])} is not hashable, so it cannot be in a {name}; write tuple[...]")
-        return _apply(head, args)
-
-    def literal(self, node: ast.expr) -> Any:
-        match node:
-            case ast.Constant(value=int() as value) if value.bit_length() > _MAX_INT_BITS:
-                raise self.fail("a number in Literal is too long; write it as a string")
-            case ast.Constant(value=str() as value) if re.search("[\ud800-\udfff]", value):
-                raise self.fail("a string in Literal holds half a surrogate pair; write the whole character")
-            case ast.Constant(value=str() | bytes() | bool() | int() | None as value):
-                return value
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() as value)) if not isinstance(value, bool):
-                return -value
-            case ast.Attribute() if isinstance(member := self.named(node), Enum):
-                return member
-            case _:
-                raise self.fail("Literal takes strings, whole numbers, bytes, True, False, None and Enum members")
-
-
-def _apply(head: Any, args: tuple[Any, ...]) -> Any:
-    return head[args[0] if len(args) == 1 else args]
+    return Field(name) if chunk[1] is None else Field(name, TypeReader(name, chunk[1], given).read())
 
 
 def _marked(role: str, default: Any, desc: str, kw: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Self
 
 from dszig_py import portal
 from dszig_py.events import Event, RunFinished
@@ -55,7 +55,7 @@ class Stream:
         self._task.cancel()
         self._task.wait(10)
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,7 +101,7 @@ class AsyncStream:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def __aenter__(self) -> AsyncStream:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -23,7 +23,15 @@ __all__ = ["Action", "Extraction", "Input", "Iteration", "Prediction", "SubCall"
 SCHEMA = "dszig.trajectory/1"
 Cause = Literal["model", "budget", "provider", "environment", "caller"]
 Kind = Literal[
-    "submitted", "max_iters", "max_llm_calls", "max_tokens", "max_cost", "max_seconds", "max_errors", "cancelled", "error"
+    "submitted",
+    "max_iters",
+    "max_llm_calls",
+    "max_tokens",
+    "max_cost",
+    "max_seconds",
+    "max_errors",
+    "cancelled",
+    "error",
 ]
 
 
@@ -240,7 +248,7 @@ def _unpack(tp: Any, data: Any) -> Any:
         return {args[0](key): _unpack(args[1], item) for key, item in cast("dict[str, Any]", data).items()}
     if data is not None and len(args) == 1 and dataclasses.is_dataclass(args[0]):
         return _unpack(args[0], data)
-    return data
+    return cast("Any", data)
 
 
 @cache

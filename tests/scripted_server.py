@@ -1,7 +1,6 @@
 """A scripted OpenAI-compatible server on loopback: real HTTP for tests and benchmarks, thousands of requests a second.
 
-It speaks just enough HTTP/1.1 (keep-alive, ``Content-Length``) over a raw asyncio protocol: with a web framework the
-benchmarks would measure the server.
+Just enough HTTP/1.1 (keep-alive, ``Content-Length``) over a raw asyncio protocol: benchmarks are not to measure it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 __all__ = ["Answer", "Fault", "Handler", "Received", "ScriptedServer", "echo"]
 
@@ -29,7 +28,7 @@ class Answer:
     """What the server does with one request.
 
     ``latency``: seconds before it answers. ``body`` replaces the whole body. ``usage``: (prompt, completion) tokens,
-    ``None`` for none at all; by default a quarter of the characters. ``message`` is merged into the assistant's message.
+    ``None`` for none at all; by default a quarter of the characters. ``message`` is merged into the reply's message.
     """
 
     text: str = ""
@@ -47,13 +46,8 @@ class Received:
     """One request as it came in; ``at`` is ``time.perf_counter()``."""
 
     body: Body
-    headers: str
     at: float
-
-    @property
-    def model(self) -> str:
-        """The model asked for."""
-        return str(self.body.get("model", ""))
+    head: str
 
     @property
     def prompt(self) -> str:
@@ -72,20 +66,20 @@ def echo(body: Body) -> str:
 class ScriptedServer:
     """``with ScriptedServer(handler) as server: ... server.url ...``; a thread and an event loop of its own.
 
-    ``requests`` holds what came in (nothing with ``keep=False``), ``in_flight`` and ``max_in_flight`` count requests that
-    are not answered yet, ``prompt_bytes`` the bytes of all request bodies, ``dropped`` clients that hung up on a request.
+    ``requests`` holds what came in (nothing with ``keep=False``), ``in_flight`` and ``max_in_flight`` count requests
+    not answered yet, ``prompt_bytes`` the bytes of all bodies, ``dropped`` the clients that hung up while waiting.
     """
 
     def __init__(self, handler: Handler = echo, *, keep: bool = True) -> None:
-        self.handler = handler
-        self.keep = keep
+        self.handler, self.keep = handler, keep
         self.requests: list[Received] = []
         self.count = self.in_flight = self.max_in_flight = self.prompt_bytes = self.dropped = self.connections = 0
         self.url = ""
         self._scripts: dict[str, deque[Answer | str]] = {}
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._stop: Callable[[], None] = lambda: None
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="scripted", daemon=True)
+        self._stop: Callable[[], object] = lambda: None
         self.open: set[_Connection] = set()
 
     def script(self, replies: Sequence[Answer | str] | Mapping[str, Sequence[Answer | str]]) -> None:
@@ -99,35 +93,30 @@ class ScriptedServer:
         """What to do with ``body``. A script that is over answers 400, which nobody retries."""
         with self._lock:
             script = self._scripts.get(str(body.get("model", "")), self._scripts.get("*"))
-            if script is not None:
-                given: Answer | str = script.popleft() if script else Answer("the script is over", status=400)
-                return Answer(given) if isinstance(given, str) else given
-        try:
-            given = self.handler(body)
-        except Exception as error:  # a handler's bug is to be seen by the test, not to hang it
-            given = Answer(f"the handler failed: {error!r}", status=400)
+            given = None if script is None else script.popleft() if script else Answer("the script is over", 400)
+        if given is None:
+            try:
+                given = self.handler(body)
+            except Exception as error:  # a handler's bug is to be seen by the test, not to hang it
+                given = Answer(f"the handler failed: {error!r}", status=400)
         return Answer(given) if isinstance(given, str) else given
 
     def __enter__(self) -> ScriptedServer:
-        started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)), daemon=True)
         self._thread.start()
-        if not started.wait(10):
+        if not self._started.wait(10):
             raise RuntimeError("the server did not start")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop()
-        if self._thread is not None:
-            self._thread.join(10)
+        self._thread.join(10)
 
-    async def _serve(self, started: threading.Event) -> None:
-        loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
+    async def _serve(self) -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
         self._stop = lambda: loop.call_soon_threadsafe(stop.set)
         server = await loop.create_server(lambda: _Connection(self, loop), "127.0.0.1", 0, backlog=4096)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        started.set()
+        self._started.set()
         await stop.wait()
         server.close()
         for connection in list(self.open):
@@ -141,14 +130,11 @@ class _Connection(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, server: ScriptedServer, loop: asyncio.AbstractEventLoop) -> None:
-        self.server = server
-        self.loop = loop
-        self.buffer = bytearray()
+        self.server, self.loop, self.buffer = server, loop, bytearray()
         self.busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
         self.server.open.add(self)
         self.server.connections += 1
 
@@ -189,7 +175,7 @@ class _Connection(asyncio.Protocol):
         server.count += 1
         server.prompt_bytes += len(raw)
         if server.keep:
-            server.requests.append(Received(body, head, time.perf_counter()))
+            server.requests.append(Received(body, time.perf_counter(), head))
         answer = server.answer(body)
         if answer.fault == "hang":
             return
@@ -199,16 +185,16 @@ class _Connection(asyncio.Protocol):
             self._send(answer, body)
 
     def _send(self, answer: Answer, body: Body) -> None:
-        if not self.busy:  # the client hung up meanwhile
-            return
+        if not self.busy:
+            return  # the client hung up meanwhile
         self.busy = False
         self.server.in_flight -= 1
         if answer.fault == "reset":
             self.transport.abort()
             return
         kind, payload = _payload(answer, body)
-        lines = [f"HTTP/1.1 {answer.status} Scripted", f"Content-Type: {kind}", f"Content-Length: {len(payload)}"]
-        lines += [f"{name}: {value}" for name, value in answer.headers.items()]
+        headers = {"Content-Type": kind, "Content-Length": len(payload), **answer.headers}
+        lines = [f"HTTP/1.1 {answer.status} Scripted", *(f"{name}: {value}" for name, value in headers.items())]
         head = "\r\n".join([*lines, "", ""]).encode("latin-1")
         if answer.fault == "reset_mid_body":
             self.transport.write(head + payload[: len(payload) // 2])
@@ -225,10 +211,8 @@ def _payload(answer: Answer, body: Body) -> tuple[str, bytes]:
         return "application/json", answer.body
     if answer.fault == "wrong_type":
         return "text/html", b"<html><body>Sign in to the hotel's network</body></html>"
-    if answer.fault == "bad_json":
-        return "application/json", b'{"id": "x", "choices": [{"mess'
-    if answer.fault == "empty_body":
-        return "application/json", b""
+    if answer.fault in ("bad_json", "empty_body"):
+        return "application/json", b'{"id": "x", "choices": [{"mess' if answer.fault == "bad_json" else b""
     if answer.status >= 400:
         error = {"message": answer.text or f"scripted {answer.status}", "type": "scripted", "code": str(answer.status)}
         return "application/json", json.dumps({"error": error}).encode()
@@ -253,11 +237,8 @@ def _completion(answer: Answer, body: Body) -> Body:
         if spent == "auto":
             chars = sum(len(str(message["content"])) for message in body["messages"])
             spent = (chars // 4 + 1, len(text) // 4 + 1)
-        completion["usage"] = {
-            "prompt_tokens": spent[0],
-            "completion_tokens": spent[1],
-            "total_tokens": sum(spent),
-        }
+        tokens = dict(zip(("prompt_tokens", "completion_tokens"), spent, strict=True))
+        completion["usage"] = {**tokens, "total_tokens": sum(spent)}
     return completion
 
 

@@ -3,7 +3,7 @@
 # ruff: noqa: UP006, UP007, UP045 - typing's old spellings are part of what is read and shown.
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import enum
 import subprocess
 import sys
@@ -71,9 +71,9 @@ def test_fields_without_a_type_are_str() -> None:
         ("Union[int, str, None]", int | str | None),
         ("int | list[str] | None", int | list[str] | None),
         ("Literal['a'] | None", Optional[Literal["a"]]),
-        ("datetime", datetime.datetime),
-        ("datetime.datetime", datetime.datetime),
-        ("date | time | timedelta", datetime.date | datetime.time | datetime.timedelta),
+        ("datetime", dt.datetime),
+        ("datetime.datetime", dt.datetime),
+        ("date | time | timedelta", dt.date | dt.time | dt.timedelta),
         ("Decimal", Decimal),
         ("UUID", UUID),
         ("bytes", bytes),
@@ -120,9 +120,9 @@ def test_dotted_names_reach_only_into_given_objects() -> None:
 def test_given_names_win_but_given_modules_do_not_hide_a_type() -> None:
     """A class overrides the table; ``types=globals()`` with ``import datetime`` in it still reads ``datetime``."""
     assert type_of("date", date=Point) is Point
-    assert type_of("datetime", datetime=datetime) is datetime.datetime
-    assert type_of("datetime.date", datetime=datetime) is datetime.date
-    assert type_of("datetime.datetime", datetime=datetime.datetime) is datetime.datetime
+    assert type_of("datetime", datetime=dt) is dt.datetime
+    assert type_of("datetime.date", datetime=dt) is dt.date
+    assert type_of("datetime.datetime", datetime=dt.datetime) is dt.datetime
 
 
 def test_generic_user_classes_take_brackets() -> None:
@@ -323,7 +323,7 @@ _literals = st.lists(
     _tricky | st.integers() | st.booleans() | st.none() | st.binary(max_size=6), min_size=1, max_size=5
 )
 _scalars: list[Any] = [str, int, float, bool, complex, bytes, Any, type(None), Decimal, UUID, Invoice, Color, Point]
-_scalars += [datetime.date, datetime.datetime, datetime.time, datetime.timedelta, Literal[Color.RED]]
+_scalars += [dt.date, dt.datetime, dt.time, dt.timedelta, Literal[Color.RED]]
 _scalars += [list, dict, set, frozenset, tuple, tuple[()], Sequence, Mapping]
 _leaves = st.sampled_from(_scalars) | _literals.map(lambda values: t.cast(Any, Literal)[tuple(values)])
 _keys = st.sampled_from([str, int, Color, tuple[int, ...]])
@@ -400,7 +400,7 @@ def test_any_text_gives_a_signature_or_a_signature_error(text: str) -> None:
     [
         (list[dict[str, int]], "list[dict[str, int]]"),
         (Literal["a", "b"], "Literal['a', 'b']"),
-        (datetime.datetime, "datetime"),
+        (dt.datetime, "datetime"),
         (Invoice, "Invoice"),
         (str | None, "str | None"),
         (Optional[str], "str | None"),

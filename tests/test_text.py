@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dszig_py.text import Extracted, clean, extract_code, preview, truncate
+from dszig_py.replies import Extracted, extract_code
+from dszig_py.text import clean, preview, truncate
 
 MARKER = re.compile(r"\n\.\.\. \[([\d,]+) of ([\d,]+) characters left out\] \.\.\.\n")
 # No brackets, so that the text itself never looks like a marker.

@@ -24,4 +24,6 @@ def resolve(environment: Any) -> Environment:
         raise InputError(f"unknown environment {environment!r}; known: {', '.join(NAMES)}")
     if hasattr(environment, "open") and hasattr(environment, "name"):
         return environment
-    raise InputError(f"environment takes a name ({', '.join(NAMES)}) or an Environment, not {type(environment).__name__}")
+    raise InputError(
+        f"environment takes a name ({', '.join(NAMES)}) or an Environment, not {type(environment).__name__}"
+    )

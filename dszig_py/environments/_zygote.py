@@ -38,7 +38,7 @@ class Zygote:
         self._lock = threading.Lock()
         self._tokens = itertools.count(1)
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own program
                 [sys.executable, "-S", "-s", "-P", str(_PROGRAM), str(theirs.fileno())],
                 env=_ENVIRON,
                 pass_fds=(theirs.fileno(),),

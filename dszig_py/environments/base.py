@@ -6,13 +6,13 @@ An :class:`Execution` is one record, never a union, and an error in it is a fiel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from dszig_py.contract import Contract
 
-__all__ = ["CallRefused", "Environment", "Execution", "Host", "Isolation", "Session"]
+__all__ = ["CallRefused", "CellLimits", "Environment", "Execution", "Host", "Isolation", "Session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +117,3 @@ class CellLimits:
 
     output_chars: int = 10_000
     seconds: float | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])

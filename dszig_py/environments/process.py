@@ -10,46 +10,59 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import re
 import signal
 import socket
-import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dszig_py.environments import _zygote, inputs
+from dszig_py.environments._link import CellClock, Link
 from dszig_py.environments._worker import codec
 from dszig_py.environments.base import CallRefused, CellLimits, Execution, Host, Isolation
-from dszig_py.errors import EnvironmentFailure
+from dszig_py.environments.isolation import Boundary, boundary
+from dszig_py.environments.packages import Packages, find_packages
+from dszig_py.errors import EnvironmentFailure, InputError
 from dszig_py.text import truncate
 
 if TYPE_CHECKING:
     from dszig_py.contract import Contract
 
-_HEADER = struct.Struct(">I")
+__all__ = ["ProcessEnvironment"]
+
 _OFF_LOOP = 256 * 1024  # bytes; larger frames are parsed in a thread, so that a flooding worker cannot stall the loop
 _MAX_CALLS_IN_FLIGHT = 4096
 _INTERRUPT_GRACE = 2.0  # seconds between SIGINT and SIGKILL
 _MAX_LOSSES = 3
-
-__all__ = ["ProcessEnvironment"]
+_OWN_MEMORY = 256 * 1024 * 1024  # bytes of address space that interpreter, preloaded modules and thread stacks take
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnvironment:
-    """Cells run in a worker process of their own, one a session.
+    """Cells run in a worker process of their own, one a session, hardened by the kernel.
 
-    ``cell_seconds``: a cell's own time, waiting for host calls not counted. ``max_frame``: bytes of one message.
+    ``packages``: installed packages the code may import, besides the standard library and pydantic. ``read``: files and
+    folders it may read. ``memory``: of one worker, bytes or text like "4GiB"; the default is 1 GiB + 2 x the inputs.
+    ``cpu_seconds``: of one worker in all, ``None`` = not limited. ``cell_seconds``: a cell's own time, waiting for host
+    calls not counted. ``max_frame``: bytes of one message either way.
     """
 
+    packages: Sequence[str] = ()
+    read: Sequence[str] = ()
+    memory: int | str | None = None
+    cpu_seconds: int | None = None
     cell_seconds: float = 30.0
     max_frame: int = 256 * 1024 * 1024
     name: str = field(default="process", init=False)
 
     async def open(self, contract: Contract, host: Host, limits: CellLimits) -> ProcessSession:
         """Pack the inputs, start a worker. Raises :class:`InputError`, :class:`EnvironmentFailure`."""
+        zygote = await _off_loop(_zygote.zygote)
         packed = await _off_loop(inputs.pack, {v.name: v.value for v in contract.variables})
-        session = ProcessSession(self, packed, host, limits)
+        session = ProcessSession(self, zygote, packed, host, limits)
         try:
             await session.start()
         except BaseException:
@@ -57,111 +70,79 @@ class ProcessEnvironment:
             raise
         return session
 
+    def importable(self) -> Packages:
+        """What the worker may import from site-packages."""
+        return find_packages(("pydantic", *self.packages))
 
-class _Link(asyncio.Protocol):
-    """Frames in and out of one worker. ``on_frame`` gets raw bodies in order; ``gone`` is done when the socket ends."""
-
-    def __init__(self, max_frame: int, on_frame: Any) -> None:
-        self._buffer = bytearray()
-        self._max_frame = max_frame
-        self._on_frame = on_frame
-        self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        while len(buffer) - start >= 4:
-            (size,) = _HEADER.unpack_from(buffer, start)
-            if size > self._max_frame:
-                self.break_off("it announced a message larger than allowed")
-                return
-            if len(buffer) - start - 4 < size:
-                break
-            body = bytes(memoryview(buffer)[start + 4 : start + 4 + size])
-            start += 4 + size
-            self._on_frame(body)
-        del buffer[:start]
-
-    def break_off(self, why: str) -> None:
-        if not self.gone.done():
-            self.gone.set_result(why)
-        self._buffer.clear()
-        if self.transport is not None:
-            self.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.gone.done():
-            self.gone.set_result("it ended: it was killed, ran out of memory, or crashed")
-
-    def send(self, frame: dict[str, Any]) -> None:
-        body = codec.dumps(frame)
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.writelines([_HEADER.pack(len(body)), body])
+    def boundary(self, facts: dict[str, Any], input_bytes: int) -> Boundary:
+        """What will hold around a worker with inputs of that size. Raises :class:`EnvironmentFailure`."""
+        memory = _bytes(self.memory) if self.memory is not None else (1 << 30) + 2 * input_bytes
+        read = (*self.importable().read, *(str(path) for path in self.read))
+        return boundary(
+            facts,
+            read=read,
+            memory=memory + _OWN_MEMORY,
+            cpu_seconds=self.cpu_seconds,
+            packages=("pydantic", *self.packages),
+        )
 
 
-class _Clock:
-    """A cell's own seconds: runs while no host call is outstanding, then calls ``expired`` once."""
-
-    def __init__(self, seconds: float, expired: Any) -> None:
-        self._left = seconds
-        self._expired = expired
-        self._since = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._timer is None:
-            self._since = loop.time()
-            self._timer = loop.call_later(max(self._left, 0), self._expired)
-
-    def hold(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-            self._left -= asyncio.get_running_loop().time() - self._since
+def _bytes(size: int | str) -> int:
+    """Bytes of "512MB", "4GiB" or a number; units are powers of 1024."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(size), re.IGNORECASE)
+    if match is None:
+        raise InputError(f"memory={size!r} is no size; write a number of bytes, or text like '4GiB'")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 class ProcessSession:
     """One live REPL in a worker; replaced by a fresh one, inputs bound again, when it dies."""
 
-    def __init__(self, environment: ProcessEnvironment, packed: inputs.Packed, host: Host, limits: CellLimits) -> None:
+    def __init__(
+        self,
+        environment: ProcessEnvironment,
+        zygote: _zygote.Zygote,
+        packed: inputs.Packed,
+        host: Host,
+        limits: CellLimits,
+    ) -> None:
         self._environment = environment
+        self._zygote = zygote
         self._packed = packed
+        self._boundary = environment.boundary(zygote.facts, packed.size)
         self._host = host
         self._limits = limits
         self._seconds = environment.cell_seconds if limits.seconds is None else limits.seconds
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._token = 0
-        self._zygote: _zygote.Zygote | None = None
         self._answers: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._context = contextvars.copy_context()
-        self._clock: _Clock | None = None
+        self._clock: CellClock | None = None
         self._in_flight = 0
         self._number = 0
         self._names: list[str] = []
         self._submission: dict[str, Any] | None = None
         self._losses = 0
         self._closed = False
-        self._layers: list[str] = []
         self._why = ""
 
     @property
     def isolation(self) -> Isolation:
-        return Isolation("none", ("a process of its own", "an empty environment"), ("files", "network"))
+        return self._boundary.isolation
 
     async def start(self) -> None:
         """Fork a worker, bind everything. Raises :class:`EnvironmentFailure` where it does not come up."""
-        self._zygote = await _off_loop(_zygote.zygote)
+        if not self._zygote.alive:
+            self._zygote = await _off_loop(_zygote.zygote)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        request = {"inputs": self._packed.specs(1), "max_frame": self._environment.max_frame, "policy": self._policy()}
+        request = {
+            "inputs": self._packed.specs(1),
+            "max_frame": self._environment.max_frame,
+            "policy": self._boundary.policy,
+            "import": self._environment.importable().modules,
+        }
         try:
             self._token = self._zygote.fork(request, [theirs.fileno(), *self._packed.fds])
         except OSError as error:
@@ -172,7 +153,7 @@ class ProcessSession:
         loop = asyncio.get_running_loop()
         ready = self._answers["ready"] = loop.create_future()
         _, self._link = await loop.create_unix_connection(
-            lambda: _Link(self._environment.max_frame, self._on_frame), sock=ours
+            lambda: Link(self._environment.max_frame, self._on_frame), sock=ours
         )
         self._link.send({"t": "bind", "values": self._packed.inline, "functions": self._functions()})
         await asyncio.wait([ready, self._link.gone], return_when=asyncio.FIRST_COMPLETED)
@@ -180,11 +161,7 @@ class ProcessSession:
             raise EnvironmentFailure(f"a worker did not start: {self._link.gone.result()}")
         if "error" in ready.result():
             raise EnvironmentFailure(f"a worker could not be hardened: {ready.result()['error']}")
-        self._layers = ready.result()["layers"]
         self._names = []
-
-    def _policy(self) -> dict[str, Any] | None:
-        return None
 
     def _functions(self) -> list[list[str]]:
         return [["SUBMIT", "Finish with the outputs."], *([name, doc] for name, doc in self._host.functions.items())]
@@ -199,14 +176,16 @@ class ProcessSession:
         self._context = contextvars.copy_context()
         started = time.monotonic()
         done = self._answers["done"] = asyncio.get_running_loop().create_future()
-        self._clock = _Clock(self._seconds, self._interrupt)
+        self._clock = CellClock(self._seconds, self._interrupt)
         frame = {"t": "exec", "x": self._number, "number": self._number, "code": code}
         self._link.send({**frame, "out": self._limits.output_chars, "seconds": self._seconds})
         try:
             self._clock.run()
             await asyncio.wait([done, self._link.gone], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._kill()  # the cell would otherwise run on, and hold up what is asked of the session next
+            # The cell would otherwise run on and hold up what is asked of the session next; so would its calls.
+            self._cancel_calls()
+            self._kill()
             raise
         finally:
             self._clock.hold()
@@ -249,12 +228,11 @@ class ProcessSession:
 
     def _interrupt(self) -> None:
         """The cell's seconds are over: SIGINT, which keeps the variables; SIGKILL if that does not end it."""
-        assert self._zygote is not None
         self._zygote.signal(self._token, signal.SIGINT)
-        link = self._link
+        number = self._number
 
         def kill() -> None:
-            if self._clock is not None and self._link is link and link is not None and not link.gone.done():
+            if self._clock is not None and self._number == number:
                 self._why = f"the cell ran longer than {self._seconds:g} s and did not stop when asked"
                 self._kill()
 
@@ -332,12 +310,8 @@ class ProcessSession:
         self._in_flight += change
         if self._clock is not None:
             (self._clock.hold if self._in_flight else self._clock.run)()
-        transport = None if self._link is None else self._link.transport
-        if transport is not None and not transport.is_closing():
-            if self._in_flight > _MAX_CALLS_IN_FLIGHT:
-                transport.pause_reading()
-            elif not transport.is_reading():
-                transport.resume_reading()
+        if self._link is not None:
+            self._link.hold(self._in_flight > _MAX_CALLS_IN_FLIGHT)
 
     async def variables(self) -> dict[str, str]:
         if self._link is None or self._link.gone.done():
@@ -350,7 +324,7 @@ class ProcessSession:
         return {str(k): str(v)[:200] for k, v in list(answer.result()["vars"].items())[:500]}
 
     def _kill(self) -> None:
-        if self._zygote is not None and self._token:
+        if self._token:
             self._zygote.signal(self._token, signal.SIGKILL)
 
     def _cancel_calls(self) -> None:

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from dszig_py.lm.offline import OfflineLM
     from dszig_py.lm.scripted import ScriptedLM
 
-__all__ = ["LM", "CommandLM", "FunctionLM", "LiteLLM", "Message", "OfflineLM", "Reply", "Request", "ScriptedLM", "resolve"]
+__all__ = [
+    "LM",
+    "CommandLM",
+    "FunctionLM",
+    "LiteLLM",
+    "Message",
+    "OfflineLM",
+    "Reply",
+    "Request",
+    "ScriptedLM",
+    "resolve",
+]
 
 _HOMES = {
     **dict.fromkeys(("LM", "Message", "Reply", "Request"), "base"),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from dszig_py.usage import CHARS_PER_TOKEN, Usage
 
-__all__ = ["LM", "Message", "Reply", "Request", "estimate_tokens", "estimated_usage"]
+__all__ = ["LM", "Message", "Reply", "Request", "estimate_tokens", "estimated_usage", "price_known"]
 
 Role = Literal["system", "user", "assistant"]
 
@@ -100,6 +100,12 @@ class LM(Protocol):
     async def complete(self, request: Request) -> Reply:
         """One completion. Raises :class:`~dszig_py.errors.LMError`."""
         ...
+
+
+async def price_known(lm: LM) -> bool:
+    """Whether a call's cost will be known. A model says so by an async ``price_known``; one that has none does not."""
+    ask: Callable[[], Awaitable[bool]] | None = getattr(lm, "price_known", None)
+    return ask is not None and await ask()
 
 
 def estimate_tokens(chars: int) -> int:

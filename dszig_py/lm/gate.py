@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import anyio
 
@@ -33,7 +34,8 @@ class Gate:
 
     async def ask(self, lm: LM, request: Request, ledger: Ledger, *, inner: bool, final: bool = False) -> Reply:
         """One reply, paid for. Raises :class:`~dszig_py.usage.Exhausted` before anything is spent, :class:`LMError`."""
-        reservation = ledger.reserve(inner=inner, final=final, **self._worst_case(lm, request, ledger))
+        tokens, cost = self._worst_case(lm, request, ledger)
+        reservation = ledger.reserve(inner=inner, tokens=tokens, cost=cost, final=final)
         try:
             reply = await self._attempts(lm, request)
         except BaseException:
@@ -42,15 +44,25 @@ class Gate:
         if reply.cached:
             ledger.refund(reservation)
         else:
+            reply = self._priced(reply, lm, ledger)
             ledger.settle(reservation, reply.usage, reply.model or lm.model)
         return reply
 
-    def _worst_case(self, lm: LM, request: Request, ledger: Ledger) -> dict[str, float]:
+    def _priced(self, reply: Reply, lm: LM, ledger: Ledger) -> Reply:
+        """The user's own price counts before whatever the provider or a price list says."""
+        price = ledger.budget.price(lm.model)
+        if price is None:
+            return reply
+        usage = reply.usage
+        cost = usage.input_tokens * price[0] + usage.output_tokens * price[1]
+        return replace(reply, usage=replace(usage, cost=cost))
+
+    def _worst_case(self, lm: LM, request: Request, ledger: Ledger) -> tuple[int, float]:
         """Tokens and dollars this call may take, as far as that is known beforehand."""
         tokens_in, tokens_out = estimate_tokens(request.chars), request.max_tokens or 0
         price = ledger.budget.price(lm.model) or getattr(lm, "price", None)
         cost = 0.0 if price is None else tokens_in * price[0] + tokens_out * price[1]
-        return {"tokens": tokens_in + tokens_out, "cost": cost}
+        return tokens_in + tokens_out, cost
 
     async def _attempts(self, lm: LM, request: Request) -> Reply:
         for attempt in range(1, MAX_ATTEMPTS + 1):

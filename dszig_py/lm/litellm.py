@@ -7,21 +7,22 @@ asked to retry: the layer above does, and two layers multiply.
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import importlib
 import inspect
 import logging
+import math
 import os
 import re
 import threading
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from dszig_py.errors import LMError
-from dszig_py.lm._failures import lm_error
 from dszig_py.lm.base import Reply, Request, estimated_usage
 from dszig_py.usage import Usage
 
@@ -29,22 +30,31 @@ __all__ = ["LiteLLM", "close_clients", "known_price", "preload"]
 
 # Nothing else of the options may show in a repr: headers and extra bodies carry secrets as often as api_key does.
 _SHOWN = ("temperature", "max_tokens", "top_p", "reasoning_effort")
-# Asking LiteLLM about these models is a network request; what they cost is known without: they run on the user's machine.
+# Asking LiteLLM about these models is a network request. Local ones cost nothing, which is known without asking.
 _LOCAL = ("ollama/", "ollama_chat/")
 _NETWORKED = ("huggingface/", "lemonade/")
 
+
+@dataclass(slots=True)
+class _Loop:
+    """One event loop's clients by ``id``, and the generator whose end closes them."""
+
+    closer: AsyncGenerator[None, None]
+    clients: dict[int, Any] = field(default_factory=dict[int, Any])
+
+
 _lock = threading.Lock()
 _module: Any = None
-_closers: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
+_loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
 
 
 class LiteLLM:
     """A model by LiteLLM's name for it, e.g. ``LiteLLM("openai/gpt-5", temperature=1.0)``.
 
-    ``price``: dollars per input token and per output token; it goes before the price LiteLLM knows. ``timeout``: seconds
-    for one call, ``None`` = LiteLLM's own. ``options`` go to ``litellm.acompletion`` (``api_base``, ``api_key``,
-    ``temperature``, ...); a request's own parameters go before them. Holds no client and no lock: it can be copied,
-    pickled and shared by threads and event loops.
+    ``price``: dollars per input token and per output token; it goes before the price LiteLLM knows. ``timeout``:
+    seconds for one call, ``None`` = LiteLLM's own. ``options`` go to ``litellm.acompletion`` (``api_base``,
+    ``api_key``, ``temperature``, ...); a request's own parameters go before them. Holds no client and no lock: it can
+    be copied, pickled and shared by threads and event loops.
     """
 
     def __init__(
@@ -65,11 +75,6 @@ class LiteLLM:
         """Dollars per input and output token, where the user gave them."""
         return self._price
 
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """What goes to ``litellm.acompletion`` with every call; holds keys, so do not print it."""
-        return self._options
-
     def __repr__(self) -> str:
         shown = [f"{name}={self._options[name]!r}" for name in _SHOWN if name in self._options]
         if "api_base" in self._options:
@@ -85,13 +90,15 @@ class LiteLLM:
     async def complete(self, request: Request) -> Reply:
         """One completion, tried once. Raises :class:`LMError`, ``retryable`` where the same call may succeed later."""
         litellm = _module or await asyncio.to_thread(_load)
-        await _close_with_loop()
+        loop = await _close_with_loop()
         facts = _facts(self._priced_as, len(litellm.model_cost))
         started = time.perf_counter()
         try:
             response = await litellm.acompletion(**self._arguments(request, schema=facts.schema))
         except Exception as error:
-            raise lm_error(error, self._model, str(self._options.get("api_key") or "")) from error
+            raise _failure(error, self._model, str(self._options.get("api_key") or "")) from error
+        finally:
+            loop.clients.update(_cached_clients())
         return self._reply(request, response, facts, time.perf_counter() - started)
 
     @property
@@ -154,28 +161,24 @@ def known_price(model: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _facts(model: str, entries: int) -> _Facts:
-    """Cached, for LiteLLM runs hundreds of regular expressions over every name it does not know.
-
-    ``entries`` is the size of its map, so that models registered later are seen.
-    """
-    del entries
+    """Cached, for LiteLLM runs hundreds of regular expressions over every name it does not know."""
+    del entries  # the size of its map is part of the key, so that models registered later are seen
     litellm = _load()
     schema = False
-    entry: Mapping[str, Any] | None = litellm.model_cost.get(model)
+    entry: Mapping[str, Any] = litellm.model_cost.get(model) or {}
     if not model.startswith((*_LOCAL, *_NETWORKED)):
         with suppress(Exception):
             schema = bool(litellm.supports_response_schema(model))
-        if entry is None:
+        if not entry:
             with suppress(Exception):  # it raises a bare Exception for models it does not know
-                entry = litellm.model_cost.get(litellm.get_model_info(model)["key"])
-    elif entry is None and model.startswith(_LOCAL):
+                entry = litellm.model_cost.get(litellm.get_model_info(model)["key"]) or {}
+    elif not entry and model.startswith(_LOCAL):
         entry = {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0}
     # get_model_info fills gaps with 0, so only what the map itself holds is believed.
-    ends = (entry or {}).get("input_cost_per_token"), (entry or {}).get("output_cost_per_token")
-    tiered = bool((entry or {}).get("tiered_pricing"))
-    if ends[0] is None or ends[1] is None:
-        return _Facts(tiered, None, schema)
-    return _Facts(True, (float(ends[0]), float(ends[1])), schema)
+    prices = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
+    if prices[0] is None or prices[1] is None:
+        return _Facts(bool(entry.get("tiered_pricing")), None, schema)
+    return _Facts(True, (float(prices[0]), float(prices[1])), schema)
 
 
 def preload() -> None:
@@ -194,7 +197,7 @@ def _load() -> Any:
 
 def _import() -> Any:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else the import waits for a download
-    litellm = importlib.import_module("litellm")
+    litellm: Any = importlib.import_module("litellm")
     litellm.suppress_debug_info = True  # or every error prints a plea for feedback
     for name in ("LiteLLM", "LiteLLM Router"):
         logger = logging.getLogger(name)
@@ -211,10 +214,9 @@ async def close_clients() -> None:
     """
     if _module is None:
         return
-    cached: dict[str, Any] = getattr(_module.in_memory_llm_clients_cache, "cache_dict", {})
-    mine = f"-{id(asyncio.get_running_loop())}"
-    for key in [key for key in list(cached) if key.endswith(mine)]:
-        client = cached.pop(key, None)
+    known = _loops.get(asyncio.get_running_loop())
+    clients = {**(known.clients if known else {}), **_cached_clients(forget=True)}
+    for client in clients.values():
         if getattr(client, "_client", None) is _module.aclient_session is not None:
             continue  # built around a session the user owns
         close = getattr(client, "aclose", None) or getattr(client, "close", None)
@@ -222,29 +224,103 @@ async def close_clients() -> None:
             closing: Any = close() if close is not None else None
             if inspect.isawaitable(closing):
                 await closing
+    if known:
+        known.clients.clear()
     await asyncio.sleep(0)  # the sockets themselves close one round of the loop later
 
 
-async def _close_with_loop() -> None:
+def _cached_clients(*, forget: bool = False) -> dict[int, Any]:
+    """The clients of the running loop that LiteLLM holds, by ``id``; its cache drops (and leaks) each after an hour."""
+    cached: dict[str, Any] = getattr(_module.in_memory_llm_clients_cache, "cache_dict", {})
+    mine = f"-{id(asyncio.get_running_loop())}"
+    keys = [key for key in list(cached) if key.endswith(mine)]
+    clients = [cached.pop(key, None) if forget else cached.get(key) for key in keys]
+    return {id(client): client for client in clients if client is not None}
+
+
+async def _close_with_loop() -> _Loop:
     """Have the running loop close its clients at its end, or each open session is reported on stderr.
 
     An event loop has no shutdown hook, but it does finish the async generators begun on it.
     """
     loop = asyncio.get_running_loop()
-    if loop in _closers:
-        return
-    for old in [old for old in list(_closers) if old.is_closed()]:
-        _closers.pop(old, None)
-    _closers[loop] = closer = _until_loop_ends()
-    await anext(closer)
+    if loop not in _loops:
+        for old in [old for old in list(_loops) if old.is_closed()]:
+            _loops.pop(old, None)
+        _loops[loop] = _Loop(_until_loop_ends())
+        await anext(_loops[loop].closer)
+    return _loops[loop]
 
 
 async def _until_loop_ends() -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
-        _closers.pop(asyncio.get_running_loop(), None)
         await close_clients()
+        _loops.pop(asyncio.get_running_loop(), None)
+
+
+_KEYS = re.compile(r"(sk-|AIza|Bearer +|[?&]key=)[\w.*~+/-]+")
+_PREFIX = re.compile(r"^(?:litellm\.)?(?:\w+Error|Timeout): ?(?:\w+(?: Error)?: )?(?:\w+Exception - )?")
+_LOCAL_FAULT = re.compile(r"missing (?:[\w ]*api key|credentials)|no module named", re.IGNORECASE)
+
+
+def _failure(error: Exception, model: str, key: str) -> LMError:
+    """``error`` as ours: short, without keys, and saying whether the same call may succeed later."""
+    chain = _chain(error)
+    headers = _headers(chain)
+    status = getattr(error, "status_code", None)
+    status = int(status) if isinstance(status, int | str) and str(status).isdigit() else None
+    detail = _PREFIX.sub("", " ".join(str(error).split("Traceback (most recent")[0].split()))
+    if key:
+        detail = detail.replace(key, "...")
+    # Without headers there was no HTTP answer and the status is LiteLLM's invention.
+    told = f"{type(error).__name__} (HTTP {status})" if status and headers is not None else type(error).__name__
+    return LMError(
+        f"{model}: {told}: {_KEYS.sub('...', detail)[:300]}",
+        retryable=_retryable(chain, status, answered=headers is not None),
+        retry_after=_retry_after(headers or {}),
+    )
+
+
+def _retryable(chain: list[BaseException], status: int | None, *, answered: bool) -> bool:
+    """Decided by status: the classes say less, LiteLLM has one ``APIError`` for 403, 409 and 529."""
+    if status is None or any("insufficient_quota" in f"{getattr(e, 'code', '')} {e}" for e in chain):
+        return False
+    if not answered and any(isinstance(e, ImportError) or _LOCAL_FAULT.search(str(e)) for e in chain):
+        return False  # a missing key or package, which LiteLLM reports as a server's error 500
+    return status in (408, 409, 429) or status >= 500 or status < 300  # 2xx: the body was broken
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    chain: list[BaseException] = []
+    while error is not None and len(chain) < 10:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return chain
+
+
+def _headers(chain: list[BaseException]) -> dict[str, str] | None:
+    """The headers of the provider's answer, names in lower case; ``None`` where it gave none."""
+    for error in chain:
+        headers: Any = getattr(error, "litellm_response_headers", None)
+        headers = headers or getattr(getattr(error, "response", None), "headers", None)
+        if headers:
+            return {str(name).lower(): str(value) for name, value in headers.items()}
+    return None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, from ``retry-after-ms`` or ``retry-after`` (seconds or a date)."""
+    seconds = math.nan
+    given = headers.get("retry-after", "")
+    with suppress(ValueError, TypeError):
+        seconds = email.utils.parsedate_to_datetime(given).timestamp() - time.time()
+    with suppress(ValueError):
+        seconds = float(given)
+    with suppress(ValueError, KeyError):
+        seconds = float(headers["retry-after-ms"]) / 1000
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _sendable(text: str) -> str:
@@ -260,14 +336,13 @@ def _text(choice: Any) -> str:
     content: Any = getattr(getattr(choice, "message", None), "content", None)
     if content is None or isinstance(content, str):
         return content or ""
-    parts: list[Any] = list(content)
-    return "".join(str(part.get("text") or "") if isinstance(part, Mapping) else str(part) for part in parts)
+    return "".join(part if isinstance(part, str) else str(part.get("text") or "") for part in content)
 
 
 def _reset_after_fork() -> None:
     global _lock
     _lock = threading.Lock()  # a thread that is no more may have held it
-    _closers.clear()
+    _loops.clear()
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)

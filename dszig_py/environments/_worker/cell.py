@@ -61,7 +61,7 @@ class Output(io.TextIOBase):
             else:
                 rest = text
             if rest:
-                self._tail = (self._tail + rest[-2 * self._tail_room - 1 :])
+                self._tail = self._tail + rest[-2 * self._tail_room - 1 :]
                 if len(self._tail) > 2 * self._tail_room:
                     self._tail = self._tail[len(self._tail) - self._tail_room :] if self._tail_room else ""
         return len(text)
@@ -111,7 +111,6 @@ class Repl:
         self.functions: dict[str, Any] = {"SHOW_VARS": self.show_vars}
         self.inputs: frozenset[str] = frozenset()
         self._runner: asyncio.Runner | None = None
-        self._notes: list[str] = []
 
     def bind(self, variables: dict[str, Any], functions: dict[str, Any]) -> None:
         """Set the input variables and the host's callables. Later cells may rebind an input; it stays rebound."""
@@ -124,7 +123,7 @@ class Repl:
 
         Returns ``value`` (repr of the last expression, or None), ``error`` (a traceback, or ""), ``submitted``.
         """
-        self._put_back()
+        self._put_back(output)
         filename = f"<cell {number}>"
         # No trailing mtime: linecache.checkcache() leaves such entries alone, so tracebacks can show the cell's lines.
         linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
@@ -144,9 +143,6 @@ class Repl:
             result["error"] = describe(error)
         finally:
             vars(builtins).update(_BUILTINS)
-        for note in self._notes:
-            output.write(f"\n[{note}]\n")
-        self._notes.clear()
         return result
 
     def _run(self, code: types.CodeType) -> Any:
@@ -156,13 +152,13 @@ class Repl:
             self._runner = asyncio.Runner()
         return self._runner.run(eval(code, self.namespace))
 
-    def _put_back(self) -> None:
+    def _put_back(self, output: Output) -> None:
         vars(builtins).update(_BUILTINS)
         for name in [n for n in self.namespace if n in _BUILTINS and n not in self.inputs and not n.startswith("__")]:
             if self.namespace[name] is _BUILTINS[name]:
                 continue
             self.namespace[f"{name}_"] = self.namespace.pop(name)
-            self._notes.append(f"`{name}` is the builtin again; your value of that name is now `{name}_`")
+            output.write(f"[`{name}` is the builtin again; your value of that name is now `{name}_`]\n")
         self.namespace.update(self.functions)
         self.namespace["__name__"] = "__main__"
         self.namespace["__builtins__"] = builtins
@@ -234,7 +230,9 @@ class _Short(reprlib.Repr):
         self.maxlevel = 6
         self.maxstring = self.maxother = max(limit, 20)
         self.maxlong = max(min(limit, 4_000), 40)
-        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = max(limit // 4, 6)
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = max(
+            limit // 4, 6
+        )
 
 
 def short_repr(value: Any, limit: int) -> str:

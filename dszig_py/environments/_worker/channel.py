@@ -53,7 +53,9 @@ class Channel:
         """One frame out. Raises ``ValueError`` before sending anything where it would be too large."""
         body = self._dumps(frame)
         if len(body) > self._max_frame:
-            raise ValueError(f"the value takes {len(body):,} bytes; at most {self._max_frame:,} can leave the REPL at once")
+            raise ValueError(
+                f"the value takes {len(body):,} bytes; at most {self._max_frame:,} can leave the REPL at once"
+            )
         with self._sending:
             self._sock.sendall(HEADER.pack(len(body)))
             self._sock.sendall(body)

@@ -1,7 +1,7 @@
-"""Values across the boundary: JSON, plus one tag for what JSON lacks. Standard library only; both sides load this file.
+r"""Values across the boundary: JSON, plus one tag for what JSON lacks. Standard library only; both sides load this file.
 
 The host never unpickles, so every value is data: plain JSON where it fits, else ``{"~": [kind, ...]}``. ASCII-only
-JSON is what keeps lone surrogates intact (``\\ud800`` survives ``json`` but not UTF-8). Kinds:
+JSON is what keeps lone surrogates intact (``\ud800`` survives ``json`` but not UTF-8). Kinds:
 
 bytes, set, frozenset, tuple, float (nan, inf), int (over 4,300 digits, CPython's text limit), complex, datetime, date,
 time, timedelta, decimal, uuid, enum, dict (keys that are not text, or the tag itself), record (a pydantic model, a
@@ -38,7 +38,9 @@ class Record:
         try:
             return self._record_fields[name]
         except KeyError:
-            raise AttributeError(f"{self._record_name} has no field {name!r}; it has {list(self._record_fields)}") from None
+            raise AttributeError(
+                f"{self._record_name} has no field {name!r}; it has {list(self._record_fields)}"
+            ) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._record_fields[name] = value
@@ -162,6 +164,7 @@ def _timedelta(value: dt.timedelta, _: Any) -> list[Any]:
 # Order matters: a subclass comes before its base (datetime before date, enum before str and int).
 _PACKERS: tuple[tuple[Any, Any], ...] = (
     (Record, _record),
+    (Opaque, lambda v, e: ["opaque", v.type_name, v.text]),
     (SubCallError, lambda v, e: ["error", str(v)]),
     (enum.Enum, lambda v, e: ["enum", type(v).__name__, v.name, e(v.value)]),
     (str, lambda v, e: ["str", str.__str__(v)]),

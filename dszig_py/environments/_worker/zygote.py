@@ -13,6 +13,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import importlib
+import importlib.abc
+import importlib.util
 import json
 import os
 import signal
@@ -23,10 +25,11 @@ import threading
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import cell  # noqa: E402  # only after the line above can these be found
-import channel  # noqa: E402
-import codec  # noqa: E402
-import harden  # noqa: E402
+import cell  # only after the line above can these be found
+import channel
+import codec
+import harden
+import typed
 
 sys.path.pop(0)
 
@@ -86,7 +89,7 @@ class Zygote:
         if strict not in self.programs:
             self.programs[strict] = harden.seccomp_program(strict)
         if not strict and key not in self.rulesets:
-            self.rulesets[key] = harden.landlock_ruleset(key)
+            self.rulesets[key] = harden.landlock_ruleset([*standard_library(), *key])
         return (None if strict else os.dup(self.rulesets[key])), self.programs[strict]
 
     def kill(self, token: int, number: int) -> None:
@@ -104,6 +107,28 @@ class Zygote:
             if pid == 0:
                 return
             self.pids = {token: p for token, p in self.pids.items() if p != pid}
+
+
+def standard_library() -> list[str]:
+    """What every worker may read: the library's own files and folders, site-packages left out, and the time zones."""
+    folder = os.path.dirname(os.__file__)
+    own = [os.path.join(folder, name) for name in os.listdir(folder) if name not in ("site-packages", "dist-packages")]
+    dynload = {os.path.dirname(path) for path in sys.path if path.endswith("lib-dynload")}
+    return [*own, *(os.path.join(path, "lib-dynload") for path in dynload), "/usr/share/zoneinfo", "/dev/urandom"]
+
+
+class Importable(importlib.abc.MetaPathFinder):
+    """Finds the allowed packages by the files the host named, and of site-packages nothing else."""
+
+    def __init__(self, modules: list[list[Any]]) -> None:
+        self.modules = {name: (path, is_package) for name, path, is_package in modules}
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if path is not None or name not in self.modules:
+            return None
+        file, is_package = self.modules[name]
+        inside = [os.path.dirname(file)] if is_package else None
+        return importlib.util.spec_from_file_location(name, file, submodule_search_locations=inside)
 
 
 def send(sock: socket.socket, message: dict[str, Any]) -> None:
@@ -138,6 +163,7 @@ def run_worker(request: dict[str, Any], fds: list[int], zygote: Zygote, prepared
         for ruleset in zygote.rulesets.values():
             os.close(ruleset)
         sock = socket.socket(fileno=fds[0])
+        sys.meta_path.append(Importable(request["import"]))
         values = [load_input(spec, fds) for spec in request["inputs"]]
         for fd in fds[1:]:
             os.close(fd)
@@ -210,7 +236,11 @@ class Worker:
                 self.bind(frame)
 
     def bind(self, frame: dict[str, Any]) -> None:
-        functions = {name: self.function(name, doc) for name, doc in frame["functions"]}
+        calls = typed.TypedCalls(self.call, self.repl.namespace)
+        functions = {
+            name: self.function(name, doc, getattr(calls, name) if name in calls.NAMES else None)
+            for name, doc in frame["functions"]
+        }
         self.repl.bind({name: codec.decode(value) for name, value in frame["values"]}, functions)
 
     def execute(self, frame: dict[str, Any]) -> None:
@@ -228,7 +258,9 @@ class Worker:
             self.running = False
         head, tail, chars = output.parts()
         names = self.repl.names()[:200]
-        self.channel.send({"t": "done", "x": frame["x"], "head": head, "tail": tail, "chars": chars, "names": names, **result})
+        self.channel.send(
+            {"t": "done", "x": frame["x"], "head": head, "tail": tail, "chars": chars, "names": names, **result}
+        )
 
     def on_interrupt(self, *_: Any) -> None:
         """SIGINT is the host's word that the cell's seconds are over. Never raised in the middle of a frame."""
@@ -238,9 +270,9 @@ class Worker:
             self.running = False
             raise cell.CellTimeout(f"the cell ran longer than {self.seconds:g} s and was stopped; variables are kept")
 
-    def function(self, name: str, doc: str) -> Any:
+    def function(self, name: str, doc: str, typed_call: Any) -> Any:
         def stub(*args: Any, **kwargs: Any) -> Any:
-            return self.call(name, args, kwargs)
+            return self.call(name, args, kwargs) if typed_call is None else typed_call(*args, **kwargs)
 
         stub.__name__ = stub.__qualname__ = name
         stub.__doc__ = doc
@@ -270,7 +302,17 @@ class Worker:
 
 _ERRORS: dict[str, Any] = {
     e.__name__: e
-    for e in (RuntimeError, ValueError, TypeError, KeyError, LookupError, TimeoutError, OSError, PermissionError, NameError)
+    for e in (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        LookupError,
+        TimeoutError,
+        OSError,
+        PermissionError,
+        NameError,
+    )
 }
 
 

@@ -1,0 +1,125 @@
+"""Typed sub-calls: a signature and inputs in, one JSON reply out, validated; classes of the cell included.
+
+A class that the model defined in its cell exists in the worker only. Here it is a stand-in that carries its JSON schema
+and takes any value; the worker builds the real instance, and asks again with the error where that fails. So no class is
+ever rebuilt from what untrusted code says of it (predict-rlm rebuilds them on the host).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from pydantic_core import CoreSchema, core_schema
+
+from dszig_py.contract import adapter, coerce
+from dszig_py.environments._worker import codec
+from dszig_py.errors import SignatureError
+from dszig_py.replies import read_json
+from dszig_py.signature import Signature
+
+__all__ = ["BadReply", "json_schema", "parse", "read", "value_text"]
+
+
+class BadReply(ValueError):
+    """A model's reply does not fit the signature; the message goes back to it."""
+
+
+def parse(text: Any, classes: Mapping[str, Any]) -> Signature:
+    """The signature of a typed sub-call. ``classes``: JSON schemas of classes from the cell. Raises SignatureError."""
+    if not isinstance(text, str):
+        raise SignatureError(
+            f'the first argument is a signature such as "text -> label: str", not {type(text).__name__}'
+        )
+    return Signature.parse(text, types={name: _stand_in(name, schema) for name, schema in classes.items()})
+
+
+def _stand_in(name: str, schema: Any) -> type:
+    def core(_cls: Any, _source: Any, _handler: Any) -> CoreSchema:
+        return core_schema.any_schema()
+
+    def shown(_cls: Any, _core: Any, _handler: Any) -> dict[str, Any]:
+        return cast("dict[str, Any]", schema) if isinstance(schema, dict) else {}
+
+    members = {
+        "__get_pydantic_core_schema__": classmethod(core),
+        "__get_pydantic_json_schema__": classmethod(shown),
+    }
+    return type(name, (), members)
+
+
+def json_schema(signature: Signature) -> dict[str, Any]:
+    """The JSON schema of an object with the signature's outputs; definitions of nested classes stand at its top."""
+    properties: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
+    for f in signature.outputs:
+        schema = adapter(f.type).json_schema()
+        _lift(schema, definitions)
+        properties[f.name] = {**schema, **({"description": f.desc} if f.desc else {})}
+    names = [f.name for f in signature.outputs]
+    whole: dict[str, Any] = {
+        "type": "object",
+        "properties": properties,
+        "required": names,
+        "additionalProperties": False,
+    }
+    return {**whole, "$defs": definitions} if definitions else whole
+
+
+def _lift(schema: Any, definitions: dict[str, Any]) -> None:
+    """Move every ``$defs`` inside ``schema`` to ``definitions``: references count from the top."""
+    todo = [schema]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, dict):
+            table = cast("dict[str, Any]", node)
+            definitions.update(table.pop("$defs", {}))
+            todo.extend(table.values())
+        elif isinstance(node, list):
+            todo.extend(cast("list[Any]", node))
+    for definition in list(definitions.values()):
+        if isinstance(definition, dict) and "$defs" in definition:
+            _lift(definition, definitions)
+
+
+def read(signature: Signature, text: str) -> dict[str, Any]:
+    """The outputs in a reply. Raises :class:`BadReply` naming every field that does not fit."""
+    outputs = signature.outputs
+    found = read_json(text)
+    if found is None or not any(f.name in found for f in outputs):
+        if len(outputs) == 1 and outputs[0].type is str and found is None and text.strip():
+            return {outputs[0].name: text.strip()}
+        raise BadReply(f"the reply is not a JSON object with the keys {', '.join(f.name for f in outputs)}")
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for f in outputs:
+        if f.name not in found:
+            problems.append(f"{f.name}: missing")
+            continue
+        try:
+            values[f.name] = coerce(f.type, found[f.name])
+        except ValueError as error:
+            problems.append(f"{f.name}: {error}")
+    if problems:
+        raise BadReply("; ".join(problems))
+    return values
+
+
+def value_text(value: Any) -> str:
+    """An input as a prompt shows it: text as it is, anything else as JSON."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=1, default=_plain)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def _plain(value: Any) -> Any:
+    data = codec.decode(codec.encode(value), records=codec.plain_record)
+    if isinstance(data, (set, frozenset, tuple)):
+        return list(cast("tuple[Any, ...]", data))
+    if type(data) is dict:
+        return cast("dict[str, Any]", data)
+    return str(value)
