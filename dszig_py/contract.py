@@ -6,23 +6,26 @@ that rewrites instructions (an optimizer, a loaded state) can drop or contradict
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import heapq
 import json
-import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any, cast
+from enum import Enum
+from itertools import chain, islice
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
-from dszig_py.environments._worker.codec import Opaque
+from dszig_py.environments._worker.codec import Opaque, fields_of
 from dszig_py.errors import InputError, SignatureError
 from dszig_py.signature import Field, Signature, type_text
-from dszig_py.text import clean
+from dszig_py.text import clean, truncate
 
-__all__ = ["Contract", "SubmissionRefused", "Variable", "compile_contract"]
+__all__ = ["Contract", "SubmissionRefused", "Variable", "brief", "coerce", "compile_contract"]
 
 PREVIEW_CHARS = 800
 SHOW_CHARS = 20_000  # what Strategy(show=[...]) shows of a field
@@ -140,20 +143,51 @@ def _ask(check: Callable[[dict[str, Any]], str | None], outputs: dict[str, Any])
 
 def coerce(tp: Any, value: Any) -> Any:
     """``value`` as pydantic reads it for ``tp``. Raises ``ValueError`` with a message a model can act on."""
-    if isinstance(value, Opaque) and tp is not Opaque:
-        raise ValueError(f"a {value.type_name} cannot be submitted; submit data (text, numbers, lists, dicts)")
+    if not _is_plain(tp) and (found := _find_opaque(value)) is not None:
+        where, opaque = found
+        at = f" at {where}" if where else ""
+        raise ValueError(
+            f"a {opaque.type_name}{at} cannot be submitted ({opaque.text}); submit data (text, numbers, lists, dicts)"
+        )
     try:
         return adapter(tp).validate_python(value)
     except ValidationError as error:
         raise ValueError(_told(error)) from None
+    except SignatureError:
+        raise
+    except Exception as error:  # a validator of the caller's own may raise anything
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _find_opaque(value: Any) -> tuple[str, Opaque] | None:
+    """The first value inside that could not cross, and where it is: a type such as Any would let it through."""
+    todo: list[tuple[str, Any]] = [("", value)]
+    seen: set[int] = set()
+    while todo:
+        where, item = todo.pop()
+        if isinstance(item, Opaque):
+            return where, item
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        children: Iterable[tuple[Any, Any]] = ()
+        if isinstance(item, Mapping):
+            pairs = cast("Mapping[Any, Any]", item)
+            children = chain(((key, key) for key in pairs), pairs.items())
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            children = enumerate(cast("Sequence[Any]", item))
+        deeper = (Opaque, Mapping, list, tuple, set, frozenset)
+        todo += [(f"{where}[{brief(k, 40)}]", child) for k, child in children if isinstance(child, deeper)]
+    return None
 
 
 def _told(error: ValidationError) -> str:
     told: list[str] = []
     for detail in error.errors(include_url=False)[:5]:
-        where = ".".join(str(part) for part in detail["loc"])
+        where = truncate(".".join(str(part) for part in detail["loc"]), 200)
         got = detail.get("input")
-        told.append(f"{where + ': ' if where else ''}{detail['msg']} (got {type(got).__name__} {_brief(got)})")
+        message = truncate(detail["msg"], 1_000)
+        told.append(f"{where + ': ' if where else ''}{message} (got {type(got).__name__} {brief(got, 80)})")
     if error.error_count() > 5:
         told.append(f"and {error.error_count() - 5} more")
     return ", ".join(told)
@@ -176,11 +210,18 @@ def _adapter(_text: str, tp: Any) -> TypeAdapter[Any]:
         if error.code == "type-adapter-config-unused":  # a model brings its own configuration
             return TypeAdapter(tp)
         raise SignatureError(f"{type_text(tp)} cannot be validated: {error.message}") from error
+    except PydanticUndefinedAnnotation as error:
+        raise SignatureError(f"{type_text(tp)} cannot be validated: {error.message}") from error
 
 
 def _is_plain(tp: Any) -> bool:
-    args = getattr(tp, "__args__", ())
-    return tp in PLAIN_TYPES if not args else all(_is_plain(a) or not isinstance(a, type) for a in args)
+    """Whether a type's name says all there is to it, and judging a value runs no code but pydantic's."""
+    origin = get_origin(tp)
+    if origin is Literal:
+        return True
+    if origin in (list, dict, tuple, set, frozenset, Union, UnionType):
+        return all(arg is ... or _is_plain(arg) for arg in get_args(tp))
+    return origin is not Annotated and tp in PLAIN_TYPES
 
 
 def _weight(values: Sequence[Any], stop: int) -> int:
@@ -241,6 +282,12 @@ def _input(f: Field, value: Any) -> Any:
         return adapter(f.type).validate_python(value)
     except ValidationError as error:
         raise InputError(f"input {f.name!r} is declared {type_text(f.type)}: {_told(error)}") from None
+    except SignatureError:
+        raise
+    except Exception as error:  # a validator of the caller's own may raise anything
+        raise InputError(
+            f"input {f.name!r} is declared {type_text(f.type)}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _type_of(value: Any, f: Field) -> str:
@@ -267,40 +314,140 @@ def _size(value: Any) -> str:
 def _preview(value: Any, limit: int) -> tuple[str, bool]:
     """At most about ``limit`` characters of ``value``, and whether that is all of it."""
     if isinstance(value, str):
-        if len(value) <= limit:
-            return repr(value), True
-        head, tail = value[: limit * 3 // 4], value[-(limit // 4) :]
-        return f"starts {head!r}\n     ends {tail!r}", False
-    text = _Brief(limit).repr(value)
-    whole = "..." not in text and len(text) <= limit
-    return (text if len(text) <= limit else f"{text[: limit - 4]} ..."), whole
+        # Line ends and quotes take two characters in a literal: text within the limit is still whole.
+        if len(value) <= limit and len(literal := repr(value)) <= 2 * limit + 2:
+            return literal, True
+        head, tail = _literal(value, limit * 3 // 4), _literal(value, limit // 4, end=True)
+        return f"starts {head}\n     ends {tail}", False
+    shown = _Brief(limit)
+    return shown.of(value), shown.whole
 
 
-def _brief(value: Any) -> str:
-    text = _Brief(80).repr(value)
-    return text if len(text) <= 100 else f"{text[:96]} ..."
+def brief(value: Any, limit: int) -> str:
+    """At most ``limit`` characters of ``value``'s repr; never raises, and looks at no more of a value than it shows."""
+    return _Brief(limit).of(value)
 
 
-class _Brief(reprlib.Repr):
-    """A repr that never builds the whole of a large value, records included."""
+def _literal(value: Any, limit: int, *, end: bool = False) -> str:
+    """As much of the head or the end of text or bytes as makes a literal of about ``limit`` characters."""
+    take = limit
+    while True:
+        shown = repr(value[-take:] if end else value[:take])
+        if len(shown) <= limit + 3 or take <= 1:
+            return shown
+        take = max(1, take * limit // len(shown))  # escapes take up to ten characters each
+
+
+class _Brief:
+    """A bounded repr, built of pieces until there are enough. ``whole``: nothing was left out."""
+
+    LEVELS = 5
 
     def __init__(self, limit: int) -> None:
-        super().__init__()
-        self.maxlevel = 5
-        self.maxstring = self.maxother = max(limit // 2, 20)
-        self.maxlong = max(limit // 2, 40)
-        few = max(min(limit // 20, 60), 3)
-        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = few
+        self._limit = limit
+        self._items = max(limit // 20, 3)
+        self._text = max(limit // 4, 40)
+        self.whole = True
 
-    def repr_instance(self, x: Any, level: int) -> str:
-        fields: dict[str, Any] | None = None
-        if isinstance(x, BaseModel):
-            fields = {name: getattr(x, name) for name in type(x).model_fields}
-        elif dataclasses.is_dataclass(x) and not isinstance(x, type):
-            fields = {f.name: getattr(x, f.name, None) for f in dataclasses.fields(x)}
-        if fields is None:
-            return super().repr_instance(x, level)
-        return f"{type(x).__name__}({', '.join(f'{k}={self.repr1(v, level - 1)}' for k, v in fields.items())})"
+    def of(self, value: Any) -> str:
+        pieces: list[str] = []
+        size = 0
+        for piece in self._pieces(value, self.LEVELS):
+            pieces.append(piece)
+            size += len(piece)
+            if size > self._limit:
+                self.whole = False
+                return f"{''.join(pieces)[: max(self._limit - 4, 0)]} ..."
+        return "".join(pieces)
+
+    def _pieces(self, value: Any, level: int) -> Iterator[str]:
+        name: str = type(value).__name__
+        if value is None or isinstance(value, (bool, float, Enum)):
+            yield self._repr(value)
+        elif isinstance(value, (str, bytes, bytearray)):
+            yield self._ends(value)
+        elif isinstance(value, int):
+            yield self._integer(value)
+        elif isinstance(value, Mapping):
+            items = cast("Mapping[Any, Any]", value)
+            yield from self._group("{", items.items(), len(items), "}", level, ": ")
+        elif isinstance(value, (list, tuple)):
+            items = cast("Sequence[Any]", value)
+            ends = "[]" if isinstance(value, list) else ("(", ",)" if len(items) == 1 else ")")
+            yield from self._group(ends[0], items, len(items), ends[1], level)
+        elif isinstance(value, AbstractSet):
+            members = cast("AbstractSet[Any]", value)
+            ends = ("{", "}") if name == "set" and members else (f"{name}(", ")")
+            yield from self._group(ends[0], self._in_order(members), len(members), ends[1], level)
+        elif (fields := self._fields(value)) is not None:
+            yield from self._group(f"{name}(", fields.items(), len(fields), ")", level, "=")
+        else:
+            yield self._cut(self._repr(value))
+
+    def _group(
+        self, opening: str, items: Iterable[Any], count: int, closing: str, level: int, between: str = ""
+    ) -> Iterator[str]:
+        yield opening
+        if level <= 0 and count:
+            self.whole = False
+            yield "..."
+        else:
+            for number, item in enumerate(islice(items, self._items)):
+                if number:
+                    yield ", "
+                if not between:
+                    yield from self._pieces(item, level - 1)
+                    continue
+                key, each = item
+                if between == "=":
+                    yield str(key)
+                else:
+                    yield from self._pieces(key, level - 1)
+                yield between
+                yield from self._pieces(each, level - 1)
+            if count > self._items:
+                self.whole = False
+                yield ", ..."
+        yield closing
+
+    def _in_order(self, members: AbstractSet[Any]) -> Iterable[Any]:
+        """The smallest members: a set's own order differs from process to process, and prompts should not."""
+        try:
+            return heapq.nsmallest(self._items, members)
+        except TypeError:
+            return members
+
+    def _ends(self, value: str | bytes | bytearray) -> str:
+        if len(value) <= self._text and len(literal := repr(value)) <= 2 * self._text:
+            return literal
+        self.whole = False
+        half = self._text // 2
+        return f"{_literal(value, half)}...{_literal(value, half, end=True)}"
+
+    def _integer(self, value: int) -> str:
+        if value.bit_length() <= 8 * self._text:  # repr refuses above 4,300 digits
+            return self._cut(self._repr(value))
+        self.whole = False
+        return f"<{type(value).__name__} of {value.bit_length():,} bits>"
+
+    def _fields(self, value: Any) -> dict[str, Any] | None:
+        try:
+            return fields_of(value)
+        except Exception:  # a property of the value's own
+            return None
+
+    def _repr(self, value: Any) -> str:
+        try:
+            return repr(value)
+        except Exception:  # the value's own code, or more digits than Python writes
+            self.whole = False
+            return f"<{type(value).__name__}>"
+
+    def _cut(self, text: str) -> str:
+        if len(text) <= self._text:
+            return text
+        self.whole = False
+        return f"{text[: self._text // 2]}...{text[-(self._text // 2) :]}"
 
 
 def _variables_text(variables: Sequence[Variable]) -> str:

@@ -21,7 +21,7 @@ from dszig_py.annotations import type_text
 from dszig_py.contract import Contract, SubmissionRefused
 from dszig_py.environments._worker.codec import SubCallError
 from dszig_py.environments.base import CallRefused
-from dszig_py.errors import DszigError, LMError, SignatureError
+from dszig_py.errors import DszigError, LMError, ReplayMismatch, SignatureError
 from dszig_py.events import Event, SubCallFinished, SubCallStarted
 from dszig_py.lm.base import LM, Request
 from dszig_py.lm.gate import Gate
@@ -140,23 +140,23 @@ class RunHost:
     async def _predict(
         self, signature: Any, inputs: dict[str, Any], classes: Any = None, lm: str | None = None, error: str = ""
     ) -> Any:
-        return await self._typed(self._parsed(signature, classes), inputs, self._named(lm), "", 0, error)
+        task = self._task(signature, classes)
+        return await self._typed(task, inputs, self._named(lm), "", 0, error)
 
     async def _predict_batched(
         self, signature: Any, inputs: Any, classes: Any = None, lm: str | None = None
     ) -> list[Any]:
-        parsed, model = self._parsed(signature, classes), self._named(lm)
+        task, model = self._task(signature, classes), self._named(lm)
         return await self._batch(
-            "predict_batched", inputs, lambda one, batch, i: self._typed(parsed, one, model, batch, i, "")
+            "predict_batched", inputs, lambda one, batch, i: self._typed(task, one, model, batch, i, "")
         )
 
-    async def _typed(
-        self, signature: Signature, inputs: Any, lm: LM, batch: str, index: int, error: str
-    ) -> dict[str, Any]:
+    async def _typed(self, task: typed.Task, inputs: Any, lm: LM, batch: str, index: int, error: str) -> dict[str, Any]:
         """One typed prediction, asked again with the error while the reply does not fit."""
+        signature = task.signature
         given = _inputs_of(signature, inputs)
         with self._recorded("predict", f"{signature}\n{given!r:.{PROMPT_KEPT}}", batch, index) as call:
-            request = prompts.typed_request(signature, _texts(given), typed.json_schema(signature))
+            request = prompts.typed_request(signature, _texts(given), task.schema)
             for _ in range(TYPED_ATTEMPTS):
                 asked = prompts.typed_again(request, error) if error else request
                 text = await self._ask(call, asked, lm)
@@ -186,7 +186,7 @@ class RunHost:
         if self.ledger.remaining().depth == 0:
             if is_prompt:
                 return await self._query(signature, self.sub_lm, batch, index)
-            return await self._typed(self._parsed(signature, classes), inputs, self.sub_lm, batch, index, error)
+            return await self._typed(self._task(signature, classes), inputs, self.sub_lm, batch, index, error)
         if is_prompt:
             if not isinstance(signature, str):
                 raise CallRefused(
@@ -194,7 +194,7 @@ class RunHost:
                 )
             parsed, given = prompts.CHILD_OF_PROMPT, {"prompt": signature}
         else:
-            parsed = self._parsed(signature, classes)
+            parsed = self._task(signature, classes).signature
             given = _inputs_of(parsed, inputs)
         with self._recorded("rlm_query", f"{signature}\n{given!r:.{PROMPT_KEPT}}", batch, index) as call:
             outputs = await self._spawned(call, parsed, given, error)
@@ -207,6 +207,8 @@ class RunHost:
             signature = replace(signature, instructions=prompts.again(error))
         try:
             prediction = await self.spawn(signature, inputs, call.done.id)
+        except ReplayMismatch:
+            raise
         except DszigError as failure:
             if failure.prediction is not None:
                 call.note(trajectory=failure.prediction.trajectory, usage=failure.prediction.usage)
@@ -218,9 +220,9 @@ class RunHost:
             raise CallRefused(f"rlm_query ended without an answer: {ended.kind}: {ended.detail}")
         return prediction.outputs
 
-    def _parsed(self, signature: Any, classes: Any) -> Signature:
+    def _task(self, signature: Any, classes: Any) -> typed.Task:
         try:
-            return typed.parse(signature, cast("dict[str, Any]", classes) if isinstance(classes, dict) else {})
+            return typed.Task.of(signature, cast("dict[str, Any]", classes) if isinstance(classes, dict) else {})
         except SignatureError as error:
             raise CallRefused(str(error), "ValueError") from None
 

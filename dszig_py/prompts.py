@@ -88,7 +88,8 @@ MODEL_CHOICE = "llm_query, predict and their batched forms take lm=NAME with NAM
 NOTHING_SHOWN = "(nothing was printed; print what you want to see)"
 SUBMITTED = "(submitted)"
 LAST = "This is the last iteration: SUBMIT what you have now."
-SHORTENED = "[shortened: {chars:,} characters then]"
+EARLIER = "(the first {count} iterations)"
+LEFT_OUT = "(left out here; their variables are still in the REPL: SHOW_VARS())"
 
 CHILD_OF_PROMPT = Signature((Field("prompt", str, "what to do"),), (Field("answer", str),))
 """What rlm_query(prompt) runs: the prompt is a variable of the child, shown whole where it is not too long."""
@@ -156,30 +157,46 @@ def decision(
 
 
 def history(iterations: Sequence[Iteration], max_chars: int) -> list[Message]:
-    """Earlier iterations as a conversation, older observations shortened so that the whole stays under ``max_chars``.
+    """Earlier iterations as a conversation of at most about ``max_chars`` characters and the newest one, however many.
 
-    Shortening goes in steps: whenever the full observations pass half the room, all but the newest quarter are cut to a
-    few hundred characters. Between two steps every prompt is a prefix of the next one.
+    The newest iterations stand whole, older ones shortened, the oldest are only counted. Which is which changes in steps:
+    when the whole ones pass half of ``max_chars``, all but the newest quarter are shortened; when the shortened ones then pass
+    an eighth, all but the newest sixteenth are left out. Between two steps each conversation is a prefix of the next one, so that
+    provider caches hit, and as no conversation grows for ever, a run's prompts add up linearly. The newest observation is
+    always whole.
     """
-    full_room, short = max_chars // 2, max(200, max_chars // 100)
-    shortened, full = 0, 0
+    short = max(200, max_chars // 200)
+    told: list[tuple[Message, Message]] = []  # as it stands now, whole or shortened
+    left_out = first_whole = whole_chars = short_chars = 0
     for number, iteration in enumerate(iterations):
-        full += len(iteration.observation)
-        if full > full_room:
-            kept = 0
-            first_kept = number
-            while first_kept > shortened and kept + len(iterations[first_kept - 1].observation) <= full_room // 2:
-                first_kept -= 1
-                kept += len(iterations[first_kept].observation)
-            shortened, full = first_kept, sum(len(i.observation) for i in iterations[first_kept : number + 1])
-    messages: list[Message] = []
-    for number, iteration in enumerate(iterations):
-        told = iteration.observation
-        if number < shortened and len(told) > short:
-            told = f"{truncate(told, short)}\n{SHORTENED.format(chars=len(told))}"
-        messages.append(Message("assistant", _said(iteration.action, short if number < shortened else 4_000)))
-        messages.append(Message("user", told))
+        told.append((Message("assistant", _said(iteration.action, 4_000)), Message("user", iteration.observation)))
+        whole_chars += _chars(told[number])
+        if whole_chars <= max_chars // 2:
+            continue
+        while first_whole < number and whole_chars > max_chars // 4:
+            whole_chars -= _chars(told[first_whole])
+            told[first_whole] = _shortened(iterations[first_whole], short)
+            short_chars += _chars(told[first_whole])
+            first_whole += 1
+        if short_chars > max_chars // 8:
+            while short_chars > max_chars // 16:
+                short_chars -= _chars(told[left_out])
+                left_out += 1
+    messages = [message for pair in told[left_out:] for message in pair]
+    if left_out:
+        messages[:0] = [Message("assistant", EARLIER.format(count=left_out)), Message("user", LEFT_OUT)]
     return messages
+
+
+def _chars(messages: Sequence[Message]) -> int:
+    return sum(len(message.content) for message in messages)
+
+
+def _shortened(iteration: Iteration, limit: int) -> tuple[Message, Message]:
+    """An iteration with its texts cut: code to four times ``limit``, as later code may call what it defines."""
+    action = iteration.action
+    cut = replace(action, cells=(truncate(action.code, 4 * limit),) if action.cells else ())
+    return Message("assistant", _said(cut, limit)), Message("user", truncate(iteration.observation, limit))
 
 
 def _said(action: Action, reasoning_chars: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ class Tool:
 
     @property
     def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self.function)
+        return inspect.iscoroutinefunction(_with_types(self.function))
 
     def checked(self) -> Callable[..., Any]:
         """The callable with its arguments read by pydantic: a dict becomes the declared model, "3" an int.
@@ -40,7 +41,9 @@ class Tool:
         Arguments that do not fit raise ``TypeError`` before the tool runs.
         """
         try:
-            check: Callable[..., Any] = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(self.function)
+            check: Callable[..., Any] = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(
+                _with_types(self.function)
+            )
         except (PydanticUserError, NameError, TypeError):  # annotations that pydantic cannot read: as Python calls it
             return self.function
 
@@ -55,8 +58,24 @@ class Tool:
         return call
 
 
+def _with_types(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy whose annotations are types, not text: pydantic looks names up in ``sys.modules``, where they may not be."""
+    if not inspect.isfunction(function):
+        return function
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except Exception:  # a name that is not there at run time: as Python itself, which would not mind
+        return function
+    copy = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__kwdefaults__, copy.__annotations__ = function.__kwdefaults__, hints
+    copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
+    return copy
+
+
 def _title(function: Callable[..., Any]) -> str:
-    return cast("str", getattr(function, "__name__", ""))
+    return cast("str", getattr(function, "__qualname__", ""))
 
 
 def _told(signature: str, error: ValidationError) -> str:

@@ -21,6 +21,7 @@ from dszig_py.usage import Usage
 __all__ = ["Action", "Extraction", "Input", "Iteration", "Prediction", "SubCall", "Termination", "Trajectory"]
 
 SCHEMA = "dszig.trajectory/1"
+_END = ("extraction", "termination", "usage", "seconds", "outputs")  # what the last row adds to the first
 Cause = Literal["model", "budget", "provider", "environment", "caller"]
 Kind = Literal[
     "submitted",
@@ -29,7 +30,6 @@ Kind = Literal[
     "max_tokens",
     "max_cost",
     "max_seconds",
-    "max_errors",
     "cancelled",
     "error",
 ]
@@ -164,7 +164,7 @@ class Trajectory:
         yield {"schema": SCHEMA, "row": "run", **_pack(head)}
         for iteration in self.iterations:
             yield {"row": "iteration", **_pack(iteration)}
-        end = {name: _pack(getattr(self, name)) for name in ("extraction", "termination", "usage", "seconds")}
+        end = {name: _pack(getattr(self, name)) for name in _END if name != "outputs"}
         yield {"row": "end", **end, "outputs": codec.encode(dict(self.outputs))}
 
     @classmethod
@@ -181,7 +181,15 @@ class Trajectory:
                 if number == len(lines) - 1 and trajectory is not None:
                     break
                 raise ValueError(f"{path}: line {number + 1} is not JSON") from None
-            trajectory = _fold(trajectory, row, str(path))
+            try:
+                trajectory = _fold(trajectory, row, str(path))
+            except (
+                TypeError,
+                LookupError,
+                AttributeError,
+                RecursionError,
+            ) as error:  # valid JSON, but not of the shape saved
+                raise ValueError(f"{path}: line {number + 1} is damaged: {error}") from error
         if trajectory is None:
             raise ValueError(f"{path}: no run in it")
         return trajectory
@@ -200,14 +208,16 @@ def _fold(trajectory: Trajectory | None, row: Any, path: str) -> Trajectory:
     if kind == "run":
         if row.pop("schema", None) != SCHEMA:
             raise ValueError(f"{path}: not written as {SCHEMA}")
+        if trajectory is not None:
+            raise ValueError(f"{path}: a second run in one file")
         return _unpack(Trajectory, row)
     if trajectory is None:
         raise ValueError(f"{path}: does not begin with a run")
     if kind == "iteration":
         return dataclasses.replace(trajectory, iterations=(*trajectory.iterations, _unpack(Iteration, row)))
-    outputs = codec.decode(row.pop("outputs"), records=codec.plain_record)
-    rest = {name: _unpack(_hints(Trajectory)[name], value) for name, value in row.items()}
-    return dataclasses.replace(trajectory, outputs=outputs, **rest)
+    if kind != "end":
+        raise ValueError(f"{path}: there is no row of kind {kind!r}")
+    return dataclasses.replace(trajectory, **_fields(Trajectory, {name: row[name] for name in _END}))
 
 
 def _pack(value: Any) -> Any:
@@ -224,31 +234,46 @@ def _pack(value: Any) -> Any:
         return [_pack(item) for item in cast("tuple[Any, ...]", value)]
     if isinstance(value, Mapping):
         return {str(key): _pack(item) for key, item in cast("Mapping[Any, Any]", value).items()}
-    return value
+    return codec.encode(value)
 
 
 def _unpack(tp: Any, data: Any) -> Any:
-    """The record behind :func:`_pack`'s data, by the annotations of ``tp``. Unknown keys are passed over."""
+    """The value behind :func:`_pack`'s data, by its annotation. Raises ``ValueError`` where the data is of another type."""
+    origin, args = typing.get_origin(tp), typing.get_args(tp)
+    if type(None) in args:
+        return None if data is None else _unpack(args[0], data)
     if dataclasses.is_dataclass(tp):
-        if not isinstance(data, dict):
-            raise ValueError("a record was expected")
-        hints = _hints(cast("type", tp))
-        kwargs = {
-            name: codec.decode(item, records=codec.plain_record)
-            if name in ("submission", "outputs")
-            else _unpack(hints[name], item)
-            for name, item in cast("dict[str, Any]", data).items()
-            if name in hints
-        }
-        return cast("Any", tp)(**kwargs)
-    args = [a for a in typing.get_args(tp) if a is not type(None)]
-    if isinstance(data, list):
-        return tuple(_unpack(args[0], item) for item in cast("list[Any]", data))
-    if isinstance(data, dict) and len(args) == 2:
-        return {args[0](key): _unpack(args[1], item) for key, item in cast("dict[str, Any]", data).items()}
-    if data is not None and len(args) == 1 and dataclasses.is_dataclass(args[0]):
-        return _unpack(args[0], data)
-    return cast("Any", data)
+        return cast("Any", tp)(**_fields(cast("type", tp), data))
+    if origin is tuple:
+        return tuple(_unpack(args[0], item) for item in _of(list, data))
+    if origin is Mapping:
+        return {args[0](key): _unpack(args[1], item) for key, item in _of(dict, data).items()}
+    value = codec.decode(data)
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"{value!r} is none of {', '.join(args)}")
+        return value
+    if tp in (int, float) and type(value) in (int, float):
+        return float(value) if tp is float else value
+    return _of(tp, value)
+
+
+def _fields(tp: type, data: Any) -> dict[str, Any]:
+    """The fields of a record. Unknown keys are passed over: a later version may have written them."""
+    hints = _hints(tp)
+    return {
+        name: _of(dict, codec.decode(item, records=codec.plain_record))
+        if name in ("submission", "outputs")
+        else _unpack(hints[name], item)
+        for name, item in _of(dict, data).items()
+        if name in hints
+    }
+
+
+def _of(tp: Any, value: Any) -> Any:
+    if type(value) is not tp:
+        raise ValueError(f"a {tp.__name__} was expected, not a {type(value).__name__}")
+    return value
 
 
 @cache
@@ -292,7 +317,7 @@ class Prediction:
         return [*super().__dir__(), *self.outputs]
 
     def __repr__(self) -> str:
-        from dszig_py.text import truncate
+        from dszig_py.contract import brief
 
-        shown = [f"  {name} = {truncate(repr(value), 500)}" for name, value in self.outputs.items()]
+        shown = [f"  {name} = {brief(value, 500)}" for name, value in self.outputs.items()]
         return "\n".join(["Prediction(", *shown, f"  {self.termination}", f"  {self.usage}", ")"])

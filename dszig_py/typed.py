@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic_core import CoreSchema, core_schema
@@ -19,28 +20,40 @@ from dszig_py.errors import SignatureError
 from dszig_py.replies import read_json
 from dszig_py.signature import Signature
 
-__all__ = ["BadReply", "json_schema", "parse", "read", "value_text"]
+__all__ = ["BadReply", "Task", "json_schema", "read", "value_text"]
+
+_MARK = "x-class-of-the-cell"
 
 
 class BadReply(ValueError):
     """A model's reply does not fit the signature; the message goes back to it."""
 
 
-def parse(text: Any, classes: Mapping[str, Any]) -> Signature:
-    """The signature of a typed sub-call. ``classes``: JSON schemas of classes from the cell. Raises SignatureError."""
-    if not isinstance(text, str):
-        raise SignatureError(
-            f'the first argument is a signature such as "text -> label: str", not {type(text).__name__}'
-        )
-    return Signature.parse(text, types={name: _stand_in(name, schema) for name, schema in classes.items()})
+@dataclass(frozen=True)
+class Task:
+    """One typed sub-call: its signature, and the JSON schema its reply should follow."""
+
+    signature: Signature
+    schema: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, text: Any, classes: Mapping[str, Any]) -> Task:
+        """``classes``: JSON schemas of classes from the cell. Raises :class:`SignatureError`."""
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise SignatureError(f'the first argument is a signature such as "text -> label: str", not {kind}')
+        signature = Signature.parse(text, types={name: _stand_in(name) for name in classes})
+        return cls(signature, json_schema(signature, classes))
 
 
-def _stand_in(name: str, schema: Any) -> type:
+def _stand_in(name: str) -> type:
+    """A class that takes any value; in JSON schemas it is a mark that :func:`json_schema` puts the real schema at."""
+
     def core(_cls: Any, _source: Any, _handler: Any) -> CoreSchema:
         return core_schema.any_schema()
 
     def shown(_cls: Any, _core: Any, _handler: Any) -> dict[str, Any]:
-        return cast("dict[str, Any]", schema) if isinstance(schema, dict) else {}
+        return {_MARK: name}
 
     members = {
         "__get_pydantic_core_schema__": classmethod(core),
@@ -49,13 +62,14 @@ def _stand_in(name: str, schema: Any) -> type:
     return type(name, (), members)
 
 
-def json_schema(signature: Signature) -> dict[str, Any]:
+def json_schema(signature: Signature, classes: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON schema of an object with the signature's outputs; definitions of nested classes stand at its top."""
-    properties: dict[str, Any] = {}
     definitions: dict[str, Any] = {}
+    for name, schema in classes.items():
+        definitions[name] = _lifted(schema, definitions)
+    properties: dict[str, Any] = {}
     for f in signature.outputs:
-        schema = adapter(f.type).json_schema()
-        _lift(schema, definitions)
+        schema = _lifted(adapter(f.type).json_schema(), definitions)
         properties[f.name] = {**schema, **({"description": f.desc} if f.desc else {})}
     names = [f.name for f in signature.outputs]
     whole: dict[str, Any] = {
@@ -67,20 +81,18 @@ def json_schema(signature: Signature) -> dict[str, Any]:
     return {**whole, "$defs": definitions} if definitions else whole
 
 
-def _lift(schema: Any, definitions: dict[str, Any]) -> None:
-    """Move every ``$defs`` inside ``schema`` to ``definitions``: references count from the top."""
-    todo = [schema]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, dict):
-            table = cast("dict[str, Any]", node)
-            definitions.update(table.pop("$defs", {}))
-            todo.extend(table.values())
-        elif isinstance(node, list):
-            todo.extend(cast("list[Any]", node))
-    for definition in list(definitions.values()):
-        if isinstance(definition, dict) and "$defs" in definition:
-            _lift(definition, definitions)
+def _lifted(node: Any, definitions: dict[str, Any]) -> Any:
+    """``node`` with every ``$defs`` moved to ``definitions``, since references count from the top, and marks replaced."""
+    if isinstance(node, list):
+        return [_lifted(item, definitions) for item in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    table = dict(cast("dict[str, Any]", node))
+    if _MARK in table:
+        return {"$ref": f"#/$defs/{table[_MARK]}"}
+    for name, definition in cast("dict[str, Any]", table.pop("$defs", {})).items():
+        definitions[name] = _lifted(definition, definitions)
+    return {key: _lifted(value, definitions) for key, value in table.items()}
 
 
 def read(signature: Signature, text: str) -> dict[str, Any]:

@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["Budget", "Exhausted", "Ledger", "Remaining", "Reservation", "Usage"]
+
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 CHARS_PER_TOKEN = 4  # the usual rule of thumb for English text, used only where a provider reports no tokens
 
@@ -40,7 +42,7 @@ class Budget(BaseModel):
     max_depth: int = Field(default=1, ge=0)
     max_concurrency: int = Field(default=64, ge=1)
     max_errors: int | None = Field(default=None, ge=1)
-    prices: Mapping[str, tuple[float, float]] = Field(default_factory=dict[str, tuple[float, float]])
+    prices: Mapping[str, tuple[Price, Price]] = Field(default_factory=dict[str, tuple[float, float]])
 
     def price(self, model: str) -> tuple[float, float] | None:
         """Dollars per input and output token, where the user gave a price for ``model``."""
@@ -288,11 +290,6 @@ class Ledger:
             account.calls -= reservation.calls
             account.tokens -= reservation.tokens
             account.cost -= reservation.cost
-
-    def free(self, reservation: Reservation, usage: Usage, model: str) -> None:
-        """A call that cost nothing (a cache hit): refunded, and not counted as a call."""
-        del usage, model
-        self.refund(reservation)
 
     def remaining(self) -> Remaining:
         """What is left for this run, now."""

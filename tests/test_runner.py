@@ -30,7 +30,9 @@ def answer(*replies, signature="text: str -> answer: str", sub=lambda r: f"<{r.p
 
 def test_a_signature_runs_as_a_function_with_typed_outputs():
     """Inputs are variables, SUBMIT ends the run, outputs are attributes of their declared types."""
-    pred, root = answer(cell("n = len(text)"), cell("SUBMIT(answer='ok', n=n)"), signature="text -> answer: str, n: int")
+    pred, root = answer(
+        cell("n = len(text)"), cell("SUBMIT(answer='ok', n=n)"), signature="text -> answer: str, n: int"
+    )
     assert (pred.answer, pred.n) == ("ok", 9)
     assert pred.outputs == {"answer": "ok", "n": 9}
     assert pred.termination.kind == "submitted"
@@ -71,7 +73,9 @@ def test_blocks_after_a_failed_one_are_not_run_and_that_is_said():
     assert pred.answer == "fresh"
 
 
-@pytest.mark.parametrize("reply", ["", "I think SUBMIT(answer='x') is right.", "```python\nSUBMIT(answer='cut", "<think>hm"])
+@pytest.mark.parametrize(
+    "reply", ["", "I think SUBMIT(answer='x') is right.", "```python\nSUBMIT(answer='cut", "<think>hm"]
+)
 def test_a_reply_without_code_is_told_what_to_do_and_is_never_an_answer(reply):
     """Empty, prose, cut-off and thought-only replies become an observation."""
     pred, _ = answer(reply, cell("SUBMIT('done')"))
@@ -329,7 +333,9 @@ def test_tools_run_on_the_host_with_positional_and_keyword_arguments():
     assert pred.answer.startswith("tea:EUR tea:USD")
     assert "not for sale" in pred.answer
     assert pred.answer.endswith("2")
-    assert "price(item: str, currency: str = 'EUR') -> str: The price of an item." in root.requests[0].messages[1].content
+    assert (
+        "price(item: str, currency: str = 'EUR') -> str: The price of an item." in root.requests[0].messages[1].content
+    )
 
 
 def test_check_sends_the_model_back():
@@ -370,7 +376,9 @@ def test_values_json_cannot_hold_are_kept_where_the_type_allows_them():
     assert pred.score != pred.score
 
 
-@pytest.mark.parametrize("text", ["", "\x00a\x00", "lone \ud800 surrogate", "日本語" * 10, "x" * 10_000_000, "é" * 40_000])
+@pytest.mark.parametrize(
+    "text", ["", "\x00a\x00", "lone \ud800 surrogate", "日本語" * 10, "x" * 10_000_000, "é" * 40_000]
+)
 def test_odd_and_large_texts_arrive_unchanged(text):
     """Empty, NUL, surrogates, a 10 MB line: the variable is what was given."""
     code = f"SUBMIT(n=len(text), same=(text == {text!r}) if {len(text) < 100} else text[:5] + text[-5:] == {(text[:5] + text[-5:])!r})"
@@ -382,7 +390,9 @@ def test_odd_and_large_texts_arrive_unchanged(text):
 def test_two_hundred_megabytes_work():
     """A text of 200 MB is bound, searched and sliced."""
     text = "0123456789" * 20_000_000
-    pred, _ = answer(cell("SUBMIT(n=len(text), at=text.find('90', 1000))"), signature="text -> n: int, at: int", text=text)
+    pred, _ = answer(
+        cell("SUBMIT(n=len(text), at=text.find('90', 1000))"), signature="text -> n: int, at: int", text=text
+    )
     assert (pred.n, pred.at) == (200_000_000, 1009)
 
 

@@ -103,6 +103,8 @@ class Zygote:
     def forget(self) -> None:
         """Let go without ending it: this process is a forked copy of the owner."""
         self._control.close()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
         self._process.returncode = 0  # not ours to wait for
 
 

@@ -65,6 +65,14 @@ _shared: dict[int, _Pack] = {}
 _lock = threading.Lock()
 
 
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may have held it, and would hold it here for ever
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def pack(variables: Mapping[str, Any]) -> Packed:
     """Pack ``variables`` (name -> value). Raises :class:`InputError` for a value that has no form outside this process."""
     packed = Packed()

@@ -14,17 +14,17 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from dszig_py.environments import _zygote, inputs
-from dszig_py.environments._link import CellClock, Link
+from dszig_py.environments._link import CellClock, Link, call_values, done_values, is_heavy, parse
 from dszig_py.environments._worker import codec
 from dszig_py.environments.base import CallRefused, CellLimits, Execution, Host, Isolation
 from dszig_py.environments.isolation import Boundary, boundary
 from dszig_py.environments.packages import Packages, find_packages
-from dszig_py.errors import EnvironmentFailure, InputError
+from dszig_py.errors import DszigError, EnvironmentFailure, InputError
 from dszig_py.text import truncate
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessEnvironment"]
 
-_OFF_LOOP = 256 * 1024  # bytes; larger frames are parsed in a thread, so that a flooding worker cannot stall the loop
-_MAX_CALLS_IN_FLIGHT = 4096
+_MAX_CALLS_IN_FLIGHT, _MAX_BYTES_IN_FLIGHT = 4096, 128 * 1024 * 1024  # of one worker; beyond, it is not read from
+_VARIABLES_SECONDS = 5.0
+_VARIABLE = 200  # characters
 _INTERRUPT_GRACE = 2.0  # seconds between SIGINT and SIGKILL
 _MAX_LOSSES = 3
 _OWN_MEMORY = 256 * 1024 * 1024  # bytes of address space that interpreter, preloaded modules and thread stacks take
@@ -55,14 +56,24 @@ class ProcessEnvironment:
     memory: int | str | None = None
     cpu_seconds: int | None = None
     cell_seconds: float = 30.0
-    max_frame: int = 256 * 1024 * 1024
+    max_frame: int = 64 * 1024 * 1024
     name: str = field(default="process", init=False)
 
     async def open(self, contract: Contract, host: Host, limits: CellLimits) -> ProcessSession:
         """Pack the inputs, start a worker. Raises :class:`InputError`, :class:`EnvironmentFailure`."""
         zygote = await _off_loop(_zygote.zygote)
-        packed = await _off_loop(inputs.pack, {v.name: v.value for v in contract.variables})
-        session = ProcessSession(self, zygote, packed, host, limits)
+        await _off_loop(self.importable)  # reads the metadata of installed packages, once
+        packing = asyncio.ensure_future(_off_loop(inputs.pack, {v.name: v.value for v in contract.variables}))
+        try:
+            packed = await asyncio.shield(packing)
+        except asyncio.CancelledError:
+            packing.add_done_callback(_release)  # the thread goes on to its end
+            raise
+        try:
+            session = ProcessSession(self, zygote, packed, host, limits)
+        except BaseException:
+            packed.release()
+            raise
         try:
             await session.start()
         except BaseException:
@@ -119,13 +130,13 @@ class ProcessSession:
         self._tasks: set[asyncio.Task[None]] = set()
         self._context = contextvars.copy_context()
         self._clock: CellClock | None = None
-        self._in_flight = 0
+        self._in_flight = self._in_flight_bytes = 0
         self._number = 0
         self._names: list[str] = []
         self._submission: dict[str, Any] | None = None
         self._losses = 0
         self._closed = False
-        self._why = ""
+        self._told = True  # the model knows of the last worker's end, if it has ended
 
     @property
     def isolation(self) -> Isolation:
@@ -160,16 +171,27 @@ class ProcessSession:
         if not ready.done():
             raise EnvironmentFailure(f"a worker did not start: {self._link.gone.result()}")
         if "error" in ready.result():
-            raise EnvironmentFailure(f"a worker could not be hardened: {ready.result()['error']}")
+            self._link.break_off("it did not start")
+            raise EnvironmentFailure(f"a worker could not be started: {ready.result()['error']}")
         self._names = []
+        self._told = False
 
     def _functions(self) -> list[list[str]]:
         return [["SUBMIT", "Finish with the outputs."], *([name, doc] for name, doc in self._host.functions.items())]
 
     async def execute(self, code: str) -> Execution:
         """Run one cell; a dead worker is replaced first. Cancelling this kills the cell with its session."""
+        if self._closed:
+            raise EnvironmentFailure("the session is closed")
+        lost = ""
         if self._link is None or self._link.gone.done():
+            lost = "" if self._told else self._loss()  # it ended between two cells
+            self._cancel_calls()
             await self.start()
+        execution = await self._execute(code)
+        return replace(execution, lost=f"{lost} {execution.lost}".strip()) if lost else execution
+
+    async def _execute(self, code: str) -> Execution:
         assert self._link is not None
         self._number += 1
         self._submission = None
@@ -195,15 +217,14 @@ class ProcessSession:
         self._losses = 0
         return self._execution(done.result(), time.monotonic() - started)
 
-    def _execution(self, frame: dict[str, Any], seconds: float) -> Execution:
-        self._names = [str(name) for name in frame["names"]]
-        chars = int(frame["chars"])
-        submitted = self._submission is not None
+    def _execution(self, done: dict[str, Any], seconds: float) -> Execution:
+        self._names = done["names"]
+        limit, value = self._limits.output_chars, done["value"]
         return Execution(
-            stdout=truncate(f"{frame['head']}{frame['tail']}", self._limits.output_chars, total=chars),
-            stdout_chars=chars,
-            value=None if frame["value"] is None else str(frame["value"]),
-            error="" if submitted else str(frame["error"]),
+            stdout=truncate(done["text"], limit, total=done["chars"]),
+            stdout_chars=done["chars"],
+            value=None if value is None else truncate(value, limit + 200),  # the worker has cut it, if it is honest
+            error="" if self._submission is not None else done["error"],
             submission=self._submission,
             seconds=seconds,
         )
@@ -211,20 +232,25 @@ class ProcessSession:
     def _lost(self, seconds: float) -> Execution:
         """The worker is gone in mid-cell: say what went with it; the next cell gets a new one."""
         assert self._link is not None
-        why = self._why or self._link.gone.result()
-        self._why = ""
         self._cancel_calls()
         self._kill()
         self._losses += 1
+        lost = self._loss()
         if self._submission is not None:  # accepted before the end came: it stands
-            return Execution(submission=self._submission, seconds=seconds)
+            return Execution(submission=self._submission, seconds=seconds, lost=lost)
         if self._losses >= _MAX_LOSSES:
-            raise EnvironmentFailure(f"the worker was lost {self._losses} times in a row, last because {why}")
+            raise EnvironmentFailure(f"no worker can be kept alive: {self._losses} were lost in a row. {lost}")
+        return Execution(lost=lost, seconds=seconds)
+
+    def _loss(self) -> str:
+        """What the worker's end took along, in words for the model."""
+        assert self._link is not None
+        self._told = True
         inputs_ = {name for name, _ in self._packed.packs} | {name for name, _ in self._packed.inline}
         gone = [name for name in self._names if name not in inputs_]
+        why = self._link.gone.result()
         lost = f"The REPL process was lost: {why}. A new one is up with the inputs as they were first given."
-        lost += f" Gone: {', '.join(gone[:50])}." if gone else " No other variables were lost."
-        return Execution(lost=lost, error="", seconds=seconds)
+        return lost + (f" Gone: {', '.join(gone[:50])}." if gone else " No other variables were lost.")
 
     def _interrupt(self) -> None:
         """The cell's seconds are over: SIGINT, which keeps the variables; SIGKILL if that does not end it."""
@@ -232,96 +258,127 @@ class ProcessSession:
         number = self._number
 
         def kill() -> None:
-            if self._clock is not None and self._number == number:
-                self._why = f"the cell ran longer than {self._seconds:g} s and did not stop when asked"
-                self._kill()
+            if self._clock is None or self._number != number or self._link is None:
+                return
+            if self._in_flight:  # it stops when the call is answered
+                asyncio.get_running_loop().call_later(_INTERRUPT_GRACE, kill)
+                return
+            self._link.break_off(f"the cell ran longer than {self._seconds:g} s and did not stop when asked")
+            self._kill()
 
         asyncio.get_running_loop().call_later(_INTERRUPT_GRACE, kill)
 
-    def _on_frame(self, body: bytes) -> None:
-        if len(body) > _OFF_LOOP:
-            self._spawn(self._parse_then_handle(body))
+    def _on_frame(self, link: Link, body: bytes) -> None:
+        if is_heavy(body):
+            link.hold("parsing", True)  # one at a time, and in order
+            self._spawn(self._parse_then_handle(link, body))
             return
+        with self._protocol(link):
+            self._handle(parse(body), len(body))
+
+    async def _parse_then_handle(self, link: Link, body: bytes) -> None:
+        with self._protocol(link):
+            frame = await _off_loop(parse, body)
+            if link is self._link:  # its worker has not been replaced meanwhile
+                self._handle(frame, len(body), heavy=True)
+        link.hold("parsing", False)
+
+    @contextlib.contextmanager
+    def _protocol(self, link: Link) -> Generator[None, None, None]:
+        """A worker that sends what is no part of the protocol is cut off and killed."""
         try:
-            self._handle(codec.loads(body))
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            self._broken()
+            yield
+        except (ValueError, KeyError, TypeError, MemoryError):
+            link.break_off("it sent something that is not part of the protocol")
+            if link is self._link:
+                self._kill()
 
-    async def _parse_then_handle(self, body: bytes) -> None:
-        try:
-            self._handle(await _off_loop(codec.loads, body))
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            self._broken()
-
-    def _broken(self) -> None:
-        if self._link is not None:
-            self._link.break_off("it sent something that is not part of the protocol")
-        self._kill()
-
-    def _handle(self, frame: dict[str, Any]) -> None:
+    def _handle(self, frame: dict[str, Any], size: int, *, heavy: bool = False) -> None:
         """One message of the worker. Whatever it holds is untrusted; anything unexpected is a broken protocol."""
         kind = frame["t"]
         if kind == "call":
-            self._spawn(self._call(frame["id"], frame["name"], frame["args"], frame["kwargs"]))
+            if type(frame["id"]) is not int or not isinstance(frame["name"], str):
+                raise ValueError("malformed")
+            self._spawn(self._call(frame["id"], frame["name"], frame["args"], frame["kwargs"], size, heavy))
             return
         if kind == "done" and frame["x"] != self._number:
             raise ValueError("an answer to another execution")
         answer = self._answers.get({"failed": "ready"}.get(kind, kind))
         if answer is None or answer.done():
             raise ValueError("an answer nobody asked for")
-        if kind == "done" and not (isinstance(frame["names"], list) and isinstance(frame["chars"], int)):
-            raise ValueError("malformed")
-        for key in {"done": ("head", "tail", "error", "value")}.get(kind, ()):
-            frame[key]
-        answer.set_result(frame)
+        answer.set_result(done_values(frame) if kind == "done" else frame)
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine, context=self._context.copy())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _call(self, call_id: int, name: str, args: Any, kwargs: Any) -> None:
-        """Serve one call from inside and send its reply."""
-        self._calls_in_flight(+1)
+    async def _call(self, call_id: int, name: str, args: Any, kwargs: Any, size: int, heavy: bool) -> None:
+        """Serve one call from inside and send its reply, to the worker that asked and no later one."""
+        link = self._link
+        assert link is not None
+        self._calls_in_flight(+1, size)
         try:
             reply: dict[str, Any]
             try:
-                reply = await self._serve(name, args, kwargs)
+                reply = await self._serve(name, args, kwargs, heavy)
             except CallRefused as refusal:
                 reply = {"error": [refusal.kind, str(refusal)]}
-            if self._link is not None and not self._link.gone.done():
-                self._link.send({"t": "reply", "id": call_id, **reply})
+            except DszigError as error:  # the run's end, not the cell's business: a replay that no longer matches
+                self._abort(error)
+                return
+            except Exception as error:  # a fault of ours must not leave the cell waiting for ever
+                reply = {"error": ["RuntimeError", f"{name} failed in the host: {type(error).__name__}: {error}"]}
+            try:
+                link.send({"t": "reply", "id": call_id, **reply})
+            except ValueError as error:
+                link.send({"t": "reply", "id": call_id, "error": ["ValueError", f"the answer of {name} takes {error}"]})
         finally:
-            self._calls_in_flight(-1)
+            self._calls_in_flight(-1, -size)
 
-    async def _serve(self, name: str, args: Any, kwargs: Any) -> dict[str, Any]:
+    def _abort(self, error: Exception) -> None:
+        """End the execution that runs with ``error``."""
+        done = self._answers.get("done")
+        if done is not None and not done.done():
+            done.set_exception(error)
+
+    async def _serve(self, name: str, args: Any, kwargs: Any, heavy: bool) -> dict[str, Any]:
         try:
-            values = codec.decode(args, records=codec.plain_record), codec.decode(kwargs, records=codec.plain_record)
-        except (ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError) as error:
+            if heavy:
+                args, kwargs = await _off_loop(call_values, args, kwargs)
+            else:
+                args, kwargs = call_values(args, kwargs)
+        except (ValueError, TypeError) as error:
             raise CallRefused(f"{name}: the arguments cannot be passed: {error}", "TypeError") from None
         if name == "SUBMIT":
-            outputs = await self._host.submit(*values)
+            outputs = await self._host.submit(args, kwargs)
             if self._submission is None:
                 self._submission = outputs
             return {"submitted": True}
-        return {"ok": codec.encode(await self._host.call(name, *values))}
+        return {"ok": codec.encode(await self._host.call(name, args, kwargs))}
 
-    def _calls_in_flight(self, change: int) -> None:
+    def _calls_in_flight(self, change: int, size: int) -> None:
         self._in_flight += change
+        self._in_flight_bytes += size
         if self._clock is not None:
             (self._clock.hold if self._in_flight else self._clock.run)()
         if self._link is not None:
-            self._link.hold(self._in_flight > _MAX_CALLS_IN_FLIGHT)
+            many = self._in_flight > _MAX_CALLS_IN_FLIGHT or self._in_flight_bytes > _MAX_BYTES_IN_FLIGHT
+            self._link.hold("calls", many)
 
     async def variables(self) -> dict[str, str]:
         if self._link is None or self._link.gone.done():
             return {}
         answer = self._answers["vars"] = asyncio.get_running_loop().create_future()
         self._link.send({"t": "vars"})
-        await asyncio.wait([answer, self._link.gone], return_when=asyncio.FIRST_COMPLETED, timeout=5)
-        if not answer.done() or not isinstance(answer.result().get("vars"), dict):
+        await asyncio.wait([answer, self._link.gone], return_when=asyncio.FIRST_COMPLETED, timeout=_VARIABLES_SECONDS)
+        if not answer.done():
+            self._link.break_off("showing one of its variables does not come to an end")
+            self._kill()
             return {}
-        return {str(k): str(v)[:200] for k, v in list(answer.result()["vars"].items())[:500]}
+        found = answer.result().get("vars")
+        items = list(cast("dict[str, Any]", found).items())[:500] if isinstance(found, dict) else []
+        return {name[:_VARIABLE]: text[:_VARIABLE] for name, text in items if isinstance(text, str)}
 
     def _kill(self) -> None:
         if self._token:
@@ -336,16 +393,22 @@ class ProcessSession:
         if self._closed:
             return
         self._closed = True
+        self._packed.release()  # the worker has its own
         self._cancel_calls()
         self._kill()
         if self._link is not None:
+            self._link.drop()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._link.gone), 5)
             if self._link.transport is not None:
                 self._link.transport.abort()
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._packed.release()
+
+
+def _release(packing: asyncio.Future[inputs.Packed]) -> None:
+    if not packing.cancelled() and packing.exception() is None:
+        packing.result().release()
 
 
 async def _off_loop(function: Any, *args: Any) -> Any:

@@ -15,13 +15,14 @@ import anyio
 
 from dszig_py.errors import LMError
 from dszig_py.lm.base import LM, Reply, Request, estimate_tokens
-from dszig_py.usage import Ledger
+from dszig_py.usage import Ledger, Usage
 
 __all__ = ["Gate"]
 
 MAX_ATTEMPTS = 5
 FIRST_BACKOFF = 0.5  # seconds; doubles with each attempt, jittered by half
 MAX_BACKOFF = 30.0
+ASSUMED_OUTPUT = 1_000  # tokens reserved for a reply of unknown length before any was seen
 
 
 class Gate:
@@ -30,6 +31,7 @@ class Gate:
     def __init__(self, max_concurrency: int, *, on_wait: Callable[[float], None] | None = None) -> None:
         self._slots = anyio.CapacityLimiter(max_concurrency)
         self._resume_at = 0.0
+        self._most: dict[str, tuple[int, float]] = {}
         self._on_wait = on_wait
 
     async def ask(self, lm: LM, request: Request, ledger: Ledger, *, inner: bool, final: bool = False) -> Reply:
@@ -45,6 +47,7 @@ class Gate:
             ledger.refund(reservation)
         else:
             reply = self._priced(reply, lm, ledger)
+            self._remember(lm, reply.usage)
             ledger.settle(reservation, reply.usage, reply.model or lm.model)
         return reply
 
@@ -58,17 +61,24 @@ class Gate:
         return replace(reply, usage=replace(usage, cost=cost))
 
     def _worst_case(self, lm: LM, request: Request, ledger: Ledger) -> tuple[int, float]:
-        """Tokens and dollars this call may take, as far as that is known beforehand."""
-        tokens_in, tokens_out = estimate_tokens(request.chars), request.max_tokens or 0
+        """Tokens and dollars this call may take: what limits it, else the most a call to this model took so far."""
+        seen_out, seen_cost = self._most.get(lm.model, (ASSUMED_OUTPUT, 0.0))
+        limit: int | None = request.max_tokens or getattr(lm, "max_tokens", None)
+        tokens_in, tokens_out = estimate_tokens(request.chars), limit or seen_out
         price = ledger.budget.price(lm.model) or getattr(lm, "price", None)
-        cost = 0.0 if price is None else tokens_in * price[0] + tokens_out * price[1]
+        cost = seen_cost if price is None else tokens_in * price[0] + tokens_out * price[1]
         return tokens_in + tokens_out, cost
+
+    def _remember(self, lm: LM, usage: Usage) -> None:
+        tokens_out, cost = self._most.get(lm.model, (0, 0.0))
+        self._most[lm.model] = (max(tokens_out, usage.output_tokens), max(cost, usage.cost or 0.0))
 
     async def _attempts(self, lm: LM, request: Request) -> Reply:
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            await self._wait()
             try:
                 async with self._slots:
+                    # Inside the slot: a rate limit met while this call waited for its slot holds it back as well.
+                    await self._wait()
                     return await lm.complete(request)
             except LMError as error:
                 if not error.retryable or attempt == MAX_ATTEMPTS:

@@ -72,8 +72,16 @@ class LiteLLM:
 
     @property
     def price(self) -> tuple[float, float] | None:
-        """Dollars per input and output token, where the user gave them."""
-        return self._price
+        """Dollars per input and output token: the user's, else LiteLLM's once it is loaded and where it knows them."""
+        if self._price is not None or _module is None:
+            return self._price
+        return _facts(self._priced_as, len(_module.model_cost)).price
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Output tokens one call may take, where that is set."""
+        given = self._options.get("max_tokens") or self._options.get("max_completion_tokens")
+        return int(given) if given else None
 
     def __repr__(self) -> str:
         shown = [f"{name}={self._options[name]!r}" for name in _SHOWN if name in self._options]

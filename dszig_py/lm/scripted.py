@@ -60,6 +60,10 @@ class ScriptedLM:
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
+    async def price_known(self) -> bool:
+        """Whether a cost was given."""
+        return self._cost is not None
+
     async def complete(self, request: Request) -> Reply:
         """The next reply. Raises :class:`LMError` when there is none left, and whatever the script says to raise."""
         started = time.perf_counter()

@@ -24,6 +24,7 @@ FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 _BUILTINS = dict(vars(builtins))
 _MAX_ERROR = 6_000
 _HERE = __file__
+_TRACERS = (sys.settrace, sys.setprofile)  # bound now: a cell may put something else in their place
 
 
 class Submitted(BaseException):
@@ -35,6 +36,21 @@ class CellTimeout(BaseException):
 
 
 CellTimeout.__module__, CellTimeout.__qualname__ = "builtins", "TimeoutError"
+
+
+def stop_tracing() -> None:
+    """A tracer that a cell left behind must not run, and raise, inside the worker's own lines."""
+    for stop in _TRACERS:
+        try:
+            stop(None)
+        except BaseException:  # the tracer's last word; Python drops a tracer that raises
+            pass
+
+
+def quiet_submit(args: Any) -> None:
+    """``threading.excepthook``: a thread that ends by an accepted SUBMIT ends well."""
+    if args.exc_type is not Submitted:
+        threading.__excepthook__(args)
 
 
 class Output(io.TextIOBase):
@@ -50,8 +66,10 @@ class Output(io.TextIOBase):
         self.chars = 0
 
     def write(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        if type(text) is not str:
+            if not isinstance(text, str):
+                raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+            text = str.__str__(text)  # a subclass may lie about its length
         with self._lock:
             self.chars += len(text)
             if self._head_room:
@@ -154,7 +172,7 @@ class Repl:
 
     def _put_back(self, output: Output) -> None:
         vars(builtins).update(_BUILTINS)
-        for name in [n for n in self.namespace if n in _BUILTINS and n not in self.inputs and not n.startswith("__")]:
+        for name in self._own(lambda n: n in _BUILTINS and n not in self.inputs and not n.startswith("__")):
             if self.namespace[name] is _BUILTINS[name]:
                 continue
             self.namespace[f"{name}_"] = self.namespace.pop(name)
@@ -166,8 +184,11 @@ class Repl:
 
     def names(self) -> list[str]:
         """What the cells made and the inputs they have: the names a lost worker would take along."""
-        hidden = self.functions
-        return [n for n in list(self.namespace) if not n.startswith("_") and n not in hidden]
+        return self._own(lambda n: not n.startswith("_") and n not in self.functions)
+
+    def _own(self, wanted: Any) -> list[str]:
+        """Names for which ``wanted`` holds. Copied first, for a thread may add more; ``globals()[1]`` is no name."""
+        return [n for n in list(self.namespace) if type(n) is str and wanted(n)]
 
     def show_vars(self) -> dict[str, str]:
         """SHOW_VARS(): name -> short description of every variable."""
@@ -242,6 +263,7 @@ def short_repr(value: Any, limit: int) -> str:
             kept = limit // 2
             return f"{value[:kept]!r} ... {value[-kept:]!r} ({len(value):,} in all)"
         text = _Short(limit).repr(value) if isinstance(value, (list, dict, tuple, set, frozenset)) else repr(value)
+        text = str.__str__(text)  # a subclass may lie about its length
     except BaseException as error:
         text = f"<{type(value).__name__}, whose repr raised {type(error).__name__}>"
     if len(text) > limit:

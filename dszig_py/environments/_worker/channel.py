@@ -13,6 +13,7 @@ import threading
 from typing import Any
 
 HEADER = struct.Struct(">I")
+_Lock = threading.Lock  # bound now, like the socket's methods below: a cell may put something else in their place
 
 
 class HostGone(BaseException):
@@ -24,41 +25,37 @@ class _Slot:
 
     def __init__(self) -> None:
         self.frame: dict[str, Any] | None = None
-        self.wake = threading.Lock()  # held while waiting; released to wake the waiter
+        self.wake = _Lock()  # held while waiting; released to wake the waiter
         self.wake.acquire()
 
 
 class Channel:
-    """Frames out under one lock; frames in by whichever thread waits.
+    """Frames out under one lock; frames in by whichever thread waits."""
 
-    ``busy`` counts the main thread's stay inside the protocol: an interrupt that lands there is kept in ``interrupted``
-    until the frame is whole, since an exception between two halves of a frame would desynchronise everything after.
-    """
-
-    def __init__(self, sock: socket.socket, dumps: Any, loads: Any, max_frame: int) -> None:
-        self._sock = sock
-        self._dumps, self._loads = dumps, loads
+    def __init__(self, sock: socket.socket, dumps: Any, loads: Any, too_many: Any, max_frame: int) -> None:
+        self._sendall, self._recv_into = sock.sendall, sock.recv_into
+        self._dumps, self._loads, self._too_many = dumps, loads, too_many
         self._max_frame = max_frame
-        self._sending = threading.Lock()
-        self._reading = threading.Lock()
-        self._table = threading.Lock()
+        self._sending = _Lock()
+        self._reading = _Lock()
+        self._table = _Lock()
         self._slots: dict[int, _Slot] = {}
         self._commands: list[dict[str, Any]] = []
         self._next_id = 0
         self.execution = 0
-        self.busy = 0
-        self.interrupted = False
 
     def send(self, frame: dict[str, Any]) -> None:
-        """One frame out. Raises ``ValueError`` before sending anything where it would be too large."""
+        """One frame out. Raises ``ValueError`` before sending anything where it would be too large or hold too much."""
         body = self._dumps(frame)
         if len(body) > self._max_frame:
             raise ValueError(
                 f"the value takes {len(body):,} bytes; at most {self._max_frame:,} can leave the REPL at once"
             )
+        if self._too_many(body):
+            raise ValueError("the value holds over a million items, more than can leave the REPL at once")
         with self._sending:
-            self._sock.sendall(HEADER.pack(len(body)))
-            self._sock.sendall(body)
+            self._sendall(HEADER.pack(len(body)))
+            self._sendall(body)
 
     def call(self, name: str, args: Any, kwargs: Any) -> dict[str, Any]:
         """One call to the host and its reply, in any thread."""
@@ -125,7 +122,7 @@ class Channel:
         data = bytearray(size)
         view, got = memoryview(data), 0
         while got < size:
-            n = self._sock.recv_into(view[got:])
+            n = self._recv_into(view[got:])
             if n == 0:
                 raise HostGone
             got += n

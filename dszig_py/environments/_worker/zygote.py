@@ -34,6 +34,10 @@ import typed
 sys.path.pop(0)
 
 HEADER = struct.Struct(">I")
+MAX_RULESETS = 64
+MAX_FDS = 253  # SCM_MAX_FD of the kernel: what one message can carry
+# Bound now: a cell may put something else in their place.
+_on_signal, _get_ident = signal.signal, threading.get_ident
 PRELOAD = (
     "abc argparse array ast asyncio base64 bisect calendar collections concurrent.futures contextlib copy csv dataclasses "
     "datetime decimal difflib enum fnmatch fractions functools glob gzip hashlib heapq html html.parser io itertools json "
@@ -58,6 +62,7 @@ class Zygote:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the host's terminal is the host's to handle
         signal.signal(signal.SIGCHLD, self.reap)
         send(self.control, {"ready": os.getpid(), **dataclasses.asdict(harden.available())})
+        mute()
         while True:
             request, fds = receive(self.control)
             if request is None:
@@ -71,15 +76,20 @@ class Zygote:
             os.kill(pid, signal.SIGKILL)
 
     def fork(self, request: dict[str, Any], fds: list[int]) -> None:
-        prepared = self.prepare(request["policy"])
+        ruleset = None
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        pid = os.fork()
-        if pid == 0:
-            run_worker(request, fds, self, prepared)  # never returns
-        self.pids[request["token"]] = pid
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-        for fd in [*fds, *([] if prepared[0] is None else [prepared[0]])]:
-            os.close(fd)
+        try:
+            ruleset, program = self.prepare(request["policy"])
+            pid = os.fork()
+            if pid == 0:
+                run_worker(request, fds, self, (ruleset, program))  # never returns
+            self.pids[request["token"]] = pid
+        except OSError as error:  # a path that may not be read, too many processes: one session's end, not everybody's
+            report(fds[0], error)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+            for fd in [*fds, *([] if ruleset is None else [ruleset])]:
+                os.close(fd)
 
     def prepare(self, policy: dict[str, Any] | None) -> tuple[int | None, Any]:
         """What the kernel can be told ahead of the fork: a Landlock ruleset costs 11 ms to build, 0.2 ms to apply."""
@@ -89,6 +99,8 @@ class Zygote:
         if strict not in self.programs:
             self.programs[strict] = harden.seccomp_program(strict)
         if not strict and key not in self.rulesets:
+            if len(self.rulesets) >= MAX_RULESETS:
+                os.close(self.rulesets.pop(next(iter(self.rulesets))))
             self.rulesets[key] = harden.landlock_ruleset([*standard_library(), *key])
         return (None if strict else os.dup(self.rulesets[key])), self.programs[strict]
 
@@ -131,6 +143,13 @@ class Importable(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_file_location(name, file, submodule_search_locations=inside)
 
 
+def mute() -> None:
+    """Standard error was the host's pipe, for a start that fails. Nobody reads it now: once full, it would block all."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 2)
+    os.close(null)
+
+
 def send(sock: socket.socket, message: dict[str, Any]) -> None:
     body = json.dumps(message).encode()
     sock.sendall(HEADER.pack(len(body)) + body)
@@ -138,7 +157,7 @@ def send(sock: socket.socket, message: dict[str, Any]) -> None:
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     """One request and the descriptors that came with its first byte; None at end of file."""
-    header, fds, _flags, _address = socket.recv_fds(sock, HEADER.size, 64)
+    header, fds, _flags, _address = socket.recv_fds(sock, HEADER.size, MAX_FDS)
     while header and len(header) < HEADER.size:
         header += sock.recv(HEADER.size - len(header))
     if not header:
@@ -213,7 +232,7 @@ class Worker:
     """One session: reads commands, runs cells, calls the host."""
 
     def __init__(self, sock: socket.socket, max_frame: int) -> None:
-        self.channel = channel.Channel(sock, codec.dumps, codec.loads, max_frame)
+        self.channel = channel.Channel(sock, codec.dumps, codec.loads, codec.too_many_values, max_frame)
         self.repl = cell.Repl()
         self.seconds = 0.0
         self.main = threading.get_ident()
@@ -222,7 +241,7 @@ class Worker:
         self.interrupted = False
 
     def serve(self, variables: dict[str, Any], layers: list[str]) -> None:
-        signal.signal(signal.SIGINT, self.on_interrupt)
+        threading.excepthook = cell.quiet_submit
         threading.stack_size(512 * 1024)  # a thread's default 8 MiB stack counts against the address space limit
         self.repl.bind(variables, {})
         self.channel.send({"t": "ready", "layers": layers, "pid": os.getpid()})
@@ -248,6 +267,7 @@ class Worker:
         self.seconds = frame["seconds"]
         output = cell.Output(frame["out"])
         sys.stdout = sys.stderr = output
+        _on_signal(signal.SIGINT, self.on_interrupt)  # each time: a cell may have replaced it
         self.interrupted = False
         self.running = True
         try:
@@ -256,8 +276,9 @@ class Worker:
             result = {"value": None, "error": cell.describe(error), "submitted": False}
         finally:
             self.running = False
+            cell.stop_tracing()
         head, tail, chars = output.parts()
-        names = self.repl.names()[:200]
+        names = [name[:100] for name in self.repl.names()[:200]]
         self.channel.send(
             {"t": "done", "x": frame["x"], "head": head, "tail": tail, "chars": chars, "names": names, **result}
         )
@@ -281,7 +302,7 @@ class Worker:
 
     def call(self, name: str, args: Any, kwargs: Any) -> Any:
         vars(cell.builtins).update(cell._BUILTINS)
-        on_main = threading.get_ident() == self.main
+        on_main = _get_ident() == self.main
         packed = codec.encode(list(args)), codec.encode(kwargs)
         if on_main:
             self.in_call += 1

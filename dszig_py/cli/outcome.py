@@ -1,0 +1,215 @@
+"""Performs one run for the command line: progress, saving, outputs, exit code."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from dszig_py.cli import INTERRUPTED
+from dszig_py.errors import DszigError, InputError, SignatureError
+from dszig_py.rlm import RLM
+from dszig_py.signature import Signature
+from dszig_py.text import clean
+
+if TYPE_CHECKING:
+    from dszig_py.events import Event
+    from dszig_py.trajectory import Prediction
+    from dszig_py.usage import Usage
+
+__all__ = ["Report", "perform", "runs_folder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a run is told. ``trace``: where its trajectory goes besides the folder of all runs."""
+
+    as_json: bool = False
+    quiet: bool = False
+    trace: str | None = None
+
+
+def perform(signature: Signature, inputs: Mapping[str, Any], options: Mapping[str, Any], report: Report) -> int:
+    """Run, save, print; the exit code. Raises InputError and SignatureError where nothing was run."""
+    prediction, error = _predict(signature, inputs, options, report)
+    saved = None if prediction is None else _save(prediction, report)
+    if prediction is not None:
+        _print(prediction, error, saved, report)
+    elif report.as_json:
+        _print_json(
+            {"outputs": {}, "termination": None, "usage": None, "iterations": 0, "run": None, "error": str(error)}
+        )
+    if isinstance(error, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    if error is not None:
+        click.echo(f"Error: {clean(str(error))}", err=True)
+        return 1
+    return 1 if prediction is None else _exit_code(prediction)
+
+
+def _predict(
+    signature: Signature, inputs: Mapping[str, Any], options: Mapping[str, Any], report: Report
+) -> tuple[Prediction | None, BaseException | None]:
+    with ExitStack() as stack:
+        rlm = RLM(signature, types={}, on_event=_subscriber(stack, report), **options)
+        try:
+            return rlm(**inputs), None
+        except (InputError, SignatureError):
+            raise
+        except (DszigError, KeyboardInterrupt) as error:
+            return getattr(error, "prediction", None), error
+
+
+def _subscriber(stack: ExitStack, report: Report) -> Callable[[Event], None] | None:
+    """A live view on a terminal, plain lines elsewhere, nothing where it is to be quiet."""
+    if report.quiet:
+        return None
+    from dszig_py.render import console
+
+    screen = console.rich_console(stderr=True)
+    if screen.is_interactive and sys.stderr.isatty():
+        return stack.enter_context(console.LiveView(screen))
+    return _all_but_the_end(console.printer())
+
+
+def _all_but_the_end(write: Callable[[Event], None]) -> Callable[[Event], None]:
+    """The run's end is told after its outputs, the same way for every kind of progress."""
+    from dszig_py.stream import is_last
+
+    return lambda event: None if is_last(event) else write(event)
+
+
+def runs_folder() -> Path:
+    """Where every run of the command line is saved. Raises ``RuntimeError`` where no home can be found."""
+    if given := os.environ.get("DSZIG_RUNS_DIR"):
+        return Path(given).expanduser()
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "dszig" / "runs"
+
+
+def _save(prediction: Prediction, report: Report) -> Path | None:
+    """Save to ``--trace`` and the folder of runs; the first that worked. A failure only warns: the run was paid for."""
+    run = prediction.trajectory
+    name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(run.begun))}-{run.id}.jsonl"
+    places: list[Callable[[], Path]] = [lambda: _private(runs_folder()) / name]
+    if report.trace is not None:
+        trace = Path(report.trace)
+        places.insert(0, lambda: trace)
+    saved: list[Path] = []
+    for place in places:
+        try:
+            saved.append(run.save(place()))
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            click.echo(f"warning: the run was not saved: {error}", err=True)
+    return saved[0] if saved else None
+
+
+def _private(folder: Path) -> Path:
+    """Made for its owner alone: a saved run holds previews of the inputs and whole replies."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _print(prediction: Prediction, error: BaseException | None, saved: Path | None, report: Report) -> None:
+    ended = prediction.termination
+    if report.as_json:
+        _print_json(_record(prediction, error, saved))
+    else:
+        if not report.quiet and sys.stdout is not None and sys.stdout.isatty():
+            print()  # between the progress above and the outputs, where both are on one screen
+        _print_outputs(prediction.trajectory.outputs)
+    if ended.kind != "submitted" and error is None:
+        click.echo(f"ended by {clean(str(ended))}", err=True)
+    if report.quiet:
+        return
+    run = prediction.trajectory
+    count = f"{len(run.iterations)} iteration{'s' * (len(run.iterations) != 1)}"
+    click.echo(f"{ended.kind} after {count} in {run.seconds:.1f} s: {prediction.usage}", err=True)
+    if saved is not None:
+        click.echo(f"saved; look at it with: dszig show {shlex.quote(str(saved))}", err=True)
+
+
+def _exit_code(prediction: Prediction) -> int:
+    ended = prediction.termination
+    if ended.kind == "submitted":
+        return 0
+    return 3 if ended.cause == "budget" else 1
+
+
+def _record(prediction: Prediction, error: BaseException | None, saved: Path | None) -> dict[str, Any]:
+    ended, run = prediction.termination, prediction.trajectory
+    record: dict[str, Any] = {
+        "outputs": _jsonable(dict(run.outputs)),
+        "termination": {"kind": ended.kind, "cause": ended.cause, "detail": ended.detail},
+        "usage": usage_record(prediction.usage),
+        "iterations": len(run.iterations),
+        "run": None if saved is None else str(saved),
+    }
+    if error is not None or (ended.cause != "budget" and ended.kind != "submitted"):
+        record["error"] = clean(str(error or "")) or ended.detail or ended.kind
+    return record
+
+
+def usage_record(usage: Usage) -> dict[str, Any]:
+    """``usage`` as plain data, with its splits."""
+    names = ("calls", "input_tokens", "output_tokens", "cost", "seconds", "estimated")
+    record: dict[str, Any] = {name: getattr(usage, name) for name in names}
+    for split in ("by_model", "by_depth"):
+        if parts := getattr(usage, split):
+            record[split] = {str(key): usage_record(part) for key, part in parts.items()}
+    return record
+
+
+def _print_json(record: Mapping[str, Any]) -> None:
+    # Outside UTF-8 a character the encoding lacks would become a question mark inside the data.
+    utf8 = (getattr(sys.stdout, "encoding", "") or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(record, ensure_ascii=not utf8, allow_nan=False))
+
+
+def _print_outputs(outputs: Mapping[str, Any]) -> None:
+    """One output as its value, several as ``name: value``; an output that there is not prints nothing.
+
+    By ``print``: click takes an ASCII stdout for a mistake and writes UTF-8 to it.
+    """
+    if len(outputs) == 1:
+        (value,) = outputs.values()
+        if value is not None:
+            print(_text(value))
+        return
+    for name, value in outputs.items():
+        print(f"{name}: {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    return clean(value) if isinstance(value, str) else json.dumps(_jsonable(value), ensure_ascii=False)
+
+
+def _jsonable(value: Any) -> Any:
+    """``value`` as JSON can hold it: no NaN, no lone surrogates, bytes in base64."""
+    from pydantic_core import to_jsonable_python
+
+    return _strict(to_jsonable_python(value, bytes_mode="base64", fallback=str))
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str):
+        return value if value.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", value)
+    if isinstance(value, list):
+        return [_strict(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {_strict(key): _strict(item) for key, item in cast("dict[str, Any]", value).items()}
+    return value

@@ -1,0 +1,319 @@
+"""Runs in a terminal: a plain line an event, a live view of a run, and a saved run in full.
+
+Whatever a model wrote is cleaned of control characters and shown as Text, so that neither escapes nor rich markup in it
+mean anything to the terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.spinner import Spinner
+from rich.syntax import Syntax
+from rich.text import Text
+
+from dszig_py import events
+from dszig_py.events import Event
+from dszig_py.text import clean
+from dszig_py.trajectory import Extraction, Iteration, Prediction, SubCall, Trajectory
+from dszig_py.usage import Usage
+
+__all__ = ["LiveView", "printer", "show"]
+
+LINE_CHARS = 600  # of one line of code or output in the live view: more only wraps over the screen
+CODE_LINES, OBSERVATION_LINES = 16, 8
+SUB_CALLS_SHOWN = 10  # of one iteration, in a saved run
+
+
+def printer() -> Callable[[Event], None]:
+    """A subscriber that writes a plain line to stderr for every event worth one."""
+
+    def write(event: Event) -> None:
+        line = told(event)
+        if line and sys.stderr is not None:
+            sys.stderr.write(f"{'  ' * event.depth}{line}\n")
+            sys.stderr.flush()
+
+    return write
+
+
+def told(event: Event) -> str:
+    """One line about ``event``; empty for events that the ones after them tell as well."""
+    match event:
+        case events.RunStarted():
+            return f"run {event.run}: {_line(event.signature, 200)} on {_line(event.model, 80)}"
+        case events.ActionChosen():
+            lines = event.action.code.count("\n") + 1 if event.action.cells else 0
+            said = f"{_headline(event.action.reasoning)} [{_count(lines, 'line')} of code]".lstrip()
+            return f"iteration {event.index}: {said}"
+        case events.SubCallFinished() if event.sub_call.error:
+            return f"{event.sub_call.kind} failed: {_line(event.sub_call.error, 200)}"
+        case events.IterationFinished():
+            observed, spent = _line(event.iteration.observation, 120), _spent_on(event.iteration)
+            return f"iteration {event.iteration.index}: {observed} [{spent}]"
+        case events.RunFinished():
+            return f"run {event.run}: {_line(str(event.prediction.termination), 300)}; {event.prediction.usage}"
+        case _:
+            return ""
+
+
+class LiveView:
+    """A context manager and a subscriber: finished iterations stay above, below them what goes on right now.
+
+    Events come from the run's loop while rich draws from a thread of its own, so both take the lock; printing happens
+    outside it, because rich holds its own lock while it asks for what to draw.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self._lock = threading.RLock()
+        self._started = time.monotonic()
+        self._now: list[RenderableType] = []
+        self._doing = "starting"
+        self._calls: dict[str, bool] = {}  # id -> whether it has finished, of the running iteration, children included
+        self._failed = 0
+        self._spent = Usage()
+        self._spinner = Spinner("dots" if "utf" in self.console.encoding.lower() else "line")
+        self._live = Live(self, console=self.console, transient=True, refresh_per_second=8)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            stays = self._root(event) if event.depth == 0 else []
+            self._anywhere(event)
+        if stays:
+            self.console.print(Group(*stays))
+
+    def _root(self, event: Event) -> list[RenderableType]:
+        """Take over an event of the root run; what of it stays on the screen."""
+        match event:
+            case events.RunStarted():
+                return [_labelled("signature", event.signature), _labelled("model", event.model)]
+            case events.IterationStarted():
+                self._now = [_rule(event.index, "")]
+                self._calls, self._failed = {}, 0
+                self._doing = "the model is deciding"
+            case events.ActionChosen():
+                reasoning, code = _headline(event.action.reasoning), event.action.code
+                self._now = [_rule(event.index, ""), *_said(reasoning), *_code(code, self._room())]
+                self._doing = "the code is running"
+            case events.IterationFinished():
+                self._now, self._calls, self._failed = [], {}, 0
+                self._doing = "the run goes on"
+                return list(_finished(event.iteration))
+            case events.RunFinished():
+                self._doing = "done"
+            case _:
+                pass
+        return []
+
+    def _anywhere(self, event: Event) -> None:
+        match event:
+            case events.SubCallStarted():
+                self._calls.setdefault(event.id, False)
+            case events.SubCallFinished(sub_call=call):
+                self._calls[call.id] = True
+                self._failed += bool(call.error)
+                if call.trajectory is None and not call.cached:  # a child's calls have been counted one by one
+                    self._spent += call.usage
+            case events.IterationFinished():
+                self._spent += event.iteration.usage
+            case events.RunFinished():
+                self._closed(event.depth, event.prediction)
+            case _:
+                pass
+
+    def _closed(self, depth: int, prediction: Prediction) -> None:
+        extraction = prediction.trajectory.extraction
+        if depth == 0:
+            self._spent = prediction.usage
+        elif extraction is not None:
+            self._spent += extraction.usage
+
+    def _room(self) -> int:
+        """Lines of code that leave the status on the screen."""
+        return max(4, min(CODE_LINES, self.console.height - 8))
+
+    def __rich__(self) -> RenderableType:
+        with self._lock:
+            done = sum(self._calls.values())
+            status = self._doing
+            if self._calls:
+                status = f"running: {_count(len(self._calls) - done, 'sub-call')} in flight, {done:,} finished"
+                status += f", {self._failed:,} failed" if self._failed else ""
+            seconds = int(time.monotonic() - self._started)
+            spent = f"{seconds // 60}:{seconds % 60:02d}, {_brief_usage(self._spent)}"
+            self._spinner.update(text=Text(status))
+            return Group(*self._now, self._spinner, Text(spent, style="dim"))
+
+
+def show(trajectory: Trajectory, console: Console) -> None:
+    """Print a saved run in full: what it was, every iteration, child runs inside theirs, why it ended, what it cost."""
+    for part in _whole(trajectory):
+        console.print(part)
+
+
+def _whole(run: Trajectory) -> Iterable[RenderableType]:
+    where = f"{run.environment}, isolation {run.isolation}" if run.isolation else run.environment
+    model = run.model if run.sub_model in ("", run.model) else f"{run.model}, sub-calls on {run.sub_model}"
+    head = {"run": run.id, "signature": run.signature, "task": run.instructions, "model": model, "environment": where}
+    yield from (_labelled(name, text) for name, text in head.items() if text)
+    if run.begun:
+        yield _labelled(
+            "begun", f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(run.begun))}, {run.seconds:.1f} s"
+        )
+    for given in run.inputs:
+        yield _labelled("input", ", ".join(part for part in (f"{given.name}: {given.type}", given.size) if part))
+    for iteration in run.iterations:
+        yield from _iteration_in_full(iteration)
+    if run.extraction is not None:
+        yield from _extraction(run.extraction)
+    yield Rule(style="dim")
+    for name, value in run.outputs.items():
+        yield _labelled("output", f"{name} = {value if isinstance(value, str) else repr(value)}")
+    yield _labelled("ended", str(run.termination or "unknown: the file ends before the run does"))
+    yield _labelled("spent", str(run.usage))
+    yield from _split_usage(run.usage)
+
+
+def _iteration_in_full(iteration: Iteration) -> Iterable[RenderableType]:
+    yield _rule(iteration.index, _spent_on(iteration))
+    yield from _said(clean(iteration.action.reasoning).strip())
+    for cell in iteration.action.cells:
+        yield from _code(cell, None)
+    yield _observed(clean(iteration.observation).rstrip())
+    yield from _sub_calls(iteration.sub_calls)
+
+
+def _sub_calls(calls: tuple[SubCall, ...]) -> Iterable[RenderableType]:
+    """Bounded, failures first: of a batch of thousands those are what one looks for. Children are shown whole."""
+    plain = sorted((c for c in calls if c.trajectory is None), key=lambda c: (not c.error, c.started, c.index))
+    for call in plain[:SUB_CALLS_SHOWN]:
+        yield _asked(call)
+        answer = f"failed: {_line(call.error, 200)}" if call.error else _line(call.reply, 200)
+        yield _indented(Text(f"-> {answer} [{_brief_usage(call.usage)}]", style="red" if call.error else ""), 6)
+    if len(plain) > SUB_CALLS_SHOWN:
+        failed = sum(bool(call.error) for call in plain)
+        yield _indented(
+            Text(f"... {len(plain) - SUB_CALLS_SHOWN} more of {len(plain)}, {failed} failed", style="dim"), 4
+        )
+    for call in calls:
+        if call.trajectory is not None:
+            yield _asked(call)
+            yield _indented(Group(*_whole(call.trajectory)), 6)
+
+
+def _asked(call: SubCall) -> RenderableType:
+    return _indented(Text(f"{_line(call.kind, 40)} {_line(call.prompt, 90)}", style="cyan"), 4)
+
+
+def _extraction(extraction: Extraction) -> Iterable[RenderableType]:
+    yield Rule(
+        Text(f"extraction, {_brief_usage(extraction.usage)}, {extraction.seconds:.1f} s"), align="left", style="dim"
+    )
+    yield _observed(clean(extraction.reply))
+    if extraction.error:
+        yield _indented(Text(clean(extraction.error), style="red"), 4)
+
+
+def _split_usage(usage: Usage) -> Iterable[RenderableType]:
+    if len(usage.by_model) > 1 or len(usage.by_depth) > 1:
+        yield from (
+            _labelled("", f"{_line(model, 60)}: {_brief_usage(part)}") for model, part in usage.by_model.items()
+        )
+        yield from (_labelled("", f"depth {depth}: {_brief_usage(part)}") for depth, part in usage.by_depth.items())
+
+
+def _finished(iteration: Iteration) -> Iterable[RenderableType]:
+    """One iteration as it stays in the terminal: bounded, because a run may have many."""
+    yield _rule(iteration.index, _spent_on(iteration))
+    yield from _said(_headline(iteration.action.reasoning))
+    yield from _code(iteration.action.code, CODE_LINES)
+    yield _observed(_bounded(iteration.observation, OBSERVATION_LINES))
+
+
+def _rule(index: int, about: str) -> Rule:
+    title = Text(f"iteration {index}", style="bold").append(f"  {about}" if about else "", style="not bold dim")
+    return Rule(title, align="left", style="dim")
+
+
+def _said(reasoning: str) -> list[RenderableType]:
+    return [Text(reasoning, style="italic")] if reasoning else []
+
+
+def _code(code: str, lines: int | None) -> list[RenderableType]:
+    shown = clean(code).strip("\n") if lines is None else _bounded(code, lines, "# ...")
+    # As Text: a Syntax pads every line with blanks to the full width, which then are in what one copies.
+    painted = Syntax("", "python", theme="ansi_dark", background_color="default").highlight(shown)
+    painted.rstrip()
+    painted.no_wrap, painted.overflow = False, "fold"
+    return [_indented(painted, 2)] if shown.strip() else []
+
+
+def _observed(text: str) -> RenderableType:
+    return _indented(Text(text, style="dim"), 4)
+
+
+def _indented(inner: RenderableType, columns: int) -> Padding:
+    return Padding(inner, (0, 0, 0, columns), expand=False)
+
+
+def _labelled(name: str, text: str) -> Text:
+    return Text(f"{name:<10} ", style="dim").append(clean(text), style="not dim")
+
+
+def _bounded(text: str, lines: int, marker: str = "...") -> str:
+    """The first and the last two of ``text``'s lines, at most ``lines``, long ones shortened, with what is left out."""
+    every = clean(text).strip("\n").split("\n")
+    head, tail = (every[: lines - 3], every[-2:]) if len(every) > lines else (every, [])
+    left_out = [f"{marker} {len(every) - lines + 1:,} more lines"] if tail else []
+    shown = [*head, *left_out, *tail]
+    return "\n".join(line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]} ..." for line in shown)
+
+
+def _line(text: str, chars: int) -> str:
+    """``text`` as one line of at most ``chars`` characters."""
+    flat = " ".join(clean(text[: 10 * chars]).split())
+    return flat if len(flat) <= chars else f"{flat[: chars - 4]} ..."
+
+
+def _headline(reasoning: str) -> str:
+    first = next((line for line in clean(reasoning).splitlines() if line.strip()), "")
+    return _line(first, 160)
+
+
+def _spent_on(iteration: Iteration) -> str:
+    usage = sum((c.usage for c in iteration.sub_calls if not c.cached), iteration.usage)
+    failed = sum(bool(c.error) for c in iteration.sub_calls)
+    parts = [_count(len(iteration.sub_calls), "sub-call")] if iteration.sub_calls else []
+    parts += [f"{failed} failed"] if failed else []
+    return ", ".join([*parts, f"{usage.tokens:,} tokens", f"{iteration.seconds:.1f} s"])
+
+
+def _brief_usage(usage: Usage) -> str:
+    cost = "cost unknown" if usage.cost is None else f"${usage.cost:.4f}"
+    about = "about " if usage.estimated else ""
+    return f"{_count(usage.calls, 'call')}, {about}{usage.tokens:,} tokens, {cost}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def rich_console(file: Any = None, *, stderr: bool = False) -> Console:
+    """A console that takes nothing in a string for markup, emoji codes or something to highlight."""
+    return Console(file=file, stderr=stderr, markup=False, emoji=False, highlight=False)
