@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench screenshots clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,10 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The README's pictures, from a run made on the spot. Needs Chromium.
+screenshots: $(STAMP)
+	$(BIN)/python tests/screenshots.py notebooks/images
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

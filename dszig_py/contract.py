@@ -149,12 +149,14 @@ def coerce(tp: Any, value: Any) -> Any:
         raise ValueError(
             f"a {opaque.type_name}{at} cannot be submitted ({opaque.text}); submit data (text, numbers, lists, dicts)"
         )
+    return _judged(adapter(tp), value)
+
+
+def _judged(judge: TypeAdapter[Any], value: Any) -> Any:
     try:
-        return adapter(tp).validate_python(value)
+        return judge.validate_python(value)
     except ValidationError as error:
         raise ValueError(_told(error)) from None
-    except SignatureError:
-        raise
     except Exception as error:  # a validator of the caller's own may raise anything
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
@@ -205,13 +207,16 @@ def adapter(tp: Any) -> TypeAdapter[Any]:
 def _adapter(_text: str, tp: Any) -> TypeAdapter[Any]:
     try:
         config = ConfigDict(arbitrary_types_allowed=True)
-        return TypeAdapter(tp, config=config)
+        made: TypeAdapter[Any] = TypeAdapter(tp, config=config)
     except PydanticUserError as error:
         if error.code == "type-adapter-config-unused":  # a model brings its own configuration
             return TypeAdapter(tp)
         raise SignatureError(f"{type_text(tp)} cannot be validated: {error.message}") from error
     except PydanticUndefinedAnnotation as error:
         raise SignatureError(f"{type_text(tp)} cannot be validated: {error.message}") from error
+    if not getattr(made, "pydantic_complete", True):  # since pydantic 2.10
+        raise SignatureError(f"{type_text(tp)} cannot be validated: it names a class that is not defined")
+    return made
 
 
 def _is_plain(tp: Any) -> bool:
@@ -250,7 +255,11 @@ def compile_contract(
     notes: Sequence[str] = (),
     check: Callable[[dict[str, Any]], str | None] | None = None,
 ) -> Contract:
-    """Bind ``inputs`` to ``signature``. Raises :class:`InputError` for missing, surplus and mistyped inputs."""
+    """Bind ``inputs`` to ``signature``. Raises :class:`InputError` for missing, surplus and mistyped inputs, and
+    :class:`SignatureError` for an output of a type that cannot be judged.
+    """
+    for f in signature.outputs:
+        adapter(f.type)
     names = [f.name for f in signature.inputs]
     missing = [n for n in names if n not in inputs]
     surplus = [n for n in inputs if n not in names]
@@ -278,16 +287,11 @@ def _input(f: Field, value: Any) -> Any:
     """The value as declared. ``str`` is also the type of a field that declared none, so it takes whatever comes."""
     if f.type is str or f.type is Any:
         return value
+    judge = adapter(f.type)
     try:
-        return adapter(f.type).validate_python(value)
-    except ValidationError as error:
-        raise InputError(f"input {f.name!r} is declared {type_text(f.type)}: {_told(error)}") from None
-    except SignatureError:
-        raise
-    except Exception as error:  # a validator of the caller's own may raise anything
-        raise InputError(
-            f"input {f.name!r} is declared {type_text(f.type)}: {type(error).__name__}: {error}"
-        ) from error
+        return _judged(judge, value)
+    except ValueError as error:
+        raise InputError(f"input {f.name!r} is declared {type_text(f.type)}: {error}") from error.__cause__
 
 
 def _type_of(value: Any, f: Field) -> str:
@@ -298,17 +302,23 @@ def _type_of(value: Any, f: Field) -> str:
 
 def _size(value: Any) -> str:
     if isinstance(value, str):
-        lines = f", {value.count(chr(10)) + 1:,} lines" if 0 < len(value) < _COUNT_LINES_UP_TO else ""
-        return f"{len(value):,} characters{lines}"
+        characters = _count(len(value), "character")
+        if not 0 < len(value) < _COUNT_LINES_UP_TO:
+            return characters
+        return f"{characters}, {_count(value.count(chr(10)) + (value[-1] != chr(10)), 'line')}"
     if isinstance(value, (bytes, bytearray)):
-        return f"{len(value):,} bytes"
+        return _count(len(value), "byte")
     if isinstance(value, Mapping):
-        return f"{len(cast('Mapping[Any, Any]', value)):,} keys"
+        return _count(len(cast("Mapping[Any, Any]", value)), "key")
     if isinstance(value, (list, tuple, set, frozenset)):
         items = cast("Sequence[Any]", value)
         chars = sum(len(i) for i in items if isinstance(i, str))
-        return f"{len(items):,} items" + (f", {chars:,} characters in all" if chars else "")
+        return _count(len(items), "item") + (f", {_count(chars, 'character')} in all" if chars else "")
     return ""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _preview(value: Any, limit: int) -> tuple[str, bool]:
@@ -377,7 +387,8 @@ class _Brief:
             yield from self._group(ends[0], items, len(items), ends[1], level)
         elif isinstance(value, AbstractSet):
             members = cast("AbstractSet[Any]", value)
-            ends = ("{", "}") if name == "set" and members else (f"{name}(", ")")
+            ends = ("{", "}") if name == "set" else (f"{name}({{", "})")
+            ends = ends if members else (f"{name}(", ")")
             yield from self._group(ends[0], self._in_order(members), len(members), ends[1], level)
         elif (fields := self._fields(value)) is not None:
             yield from self._group(f"{name}(", fields.items(), len(fields), ")", level, "=")

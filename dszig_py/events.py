@@ -6,12 +6,14 @@ Publishing never blocks and never fails: a slow or raising subscriber is no part
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from dszig_py.trajectory import Action, Iteration, Prediction, SubCall
+from dszig_py.trajectory import Action, Iteration, Prediction, SubCall, Trajectory
+from dszig_py.usage import Remaining, Usage
 
 __all__ = [
     "ActionChosen",
+    "BudgetChanged",
     "Event",
     "IterationFinished",
     "IterationStarted",
@@ -20,6 +22,7 @@ __all__ = [
     "SubCallFinished",
     "SubCallStarted",
     "Subscriber",
+    "TokensArrived",
 ]
 
 
@@ -33,11 +36,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class RunStarted(Event):
-    """The inputs are bound and the loop begins."""
+    """The inputs are bound and the loop begins. ``parent``: the sub-call that a child run answers.
+
+    ``trajectory``: the run as it is then, without iterations.
+    """
 
     signature: str
     model: str
     parent: str = ""
+    trajectory: Trajectory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +55,25 @@ class IterationStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TokensArrived(Event):
+    """A piece of the reply that the deciding model is still writing, where it streams. ``index``: the iteration."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ActionChosen(Event):
-    """The model has decided; its code is about to run."""
+    """The model has decided; its code is about to run.
+
+    ``usage`` is the decision's own, ``started`` seconds since the run began, ``seconds`` what deciding took.
+    """
 
     index: int
     action: Action
+    usage: Usage = field(default_factory=Usage)
+    started: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +92,14 @@ class SubCallFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetChanged(Event):
+    """A model call was paid for. ``usage``: of this run and its children so far; ``remaining``: what this run still has."""
+
+    usage: Usage
+    remaining: Remaining
+
+
+@dataclass(frozen=True, slots=True)
 class IterationFinished(Event):
     """An iteration is complete and in the trajectory."""
 
@@ -79,9 +108,10 @@ class IterationFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class RunFinished(Event):
-    """The run is over."""
+    """The run is over. ``parent``: the sub-call that a child run answers."""
 
     prediction: Prediction
+    parent: str = ""
 
 
 Subscriber = Callable[[Event], None]

@@ -7,10 +7,9 @@ URL, a key, a header or a limit. Child runs come from a ``spawn`` the runner han
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -18,39 +17,27 @@ import anyio.to_thread
 
 from dszig_py import prompts, typed
 from dszig_py.annotations import type_text
+from dszig_py.calls import PROMPT_KEPT, Calls, OpenCall
 from dszig_py.contract import Contract, SubmissionRefused
 from dszig_py.environments._worker.codec import SubCallError
 from dszig_py.environments.base import CallRefused
 from dszig_py.errors import DszigError, LMError, ReplayMismatch, SignatureError
-from dszig_py.events import Event, SubCallFinished, SubCallStarted
+from dszig_py.events import Event
 from dszig_py.lm.base import LM, Request
 from dszig_py.lm.gate import Gate
 from dszig_py.signature import Signature
 from dszig_py.text import truncate
-from dszig_py.trajectory import Prediction, SubCall
+from dszig_py.trajectory import Prediction
 from dszig_py.usage import Exhausted, Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from dszig_py.tools import Tool
 
 __all__ = ["RunHost", "Spawn"]
 
-PROMPT_KEPT = 2_000  # characters of a sub-call's prompt kept in the trajectory
 TYPED_ATTEMPTS = 3  # model calls one predict() may take where replies do not fit
 
 Spawn = Callable[[Signature, Mapping[str, Any], str], Awaitable[Prediction]]
-
-
-class _Open:
-    """A sub-call that is under way; ``done`` is what will be recorded of it."""
-
-    def __init__(self, call: SubCall) -> None:
-        self.done = call
-
-    def note(self, **what: Any) -> None:
-        self.done = replace(self.done, **what)
 
 
 @dataclass(eq=False)
@@ -67,11 +54,9 @@ class RunHost:
     spawn: Spawn
     sub_calls_allowed: bool = True
     contract: Contract | None = None
-    _calls: list[SubCall] = field(default_factory=list[SubCall])
-    _count: int = 0
-    _started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        self.calls = Calls(self.run, self.ledger, self.publish)
         # Blocking callables get a limiter of their own at each level: sixty sync tools that each call a sync RLM
         # would wait for themselves on a shared one.
         self._threads = anyio.CapacityLimiter(self.ledger.budget.max_concurrency)
@@ -95,11 +80,6 @@ class RunHost:
         """(name, signature, documentation), for the contract."""
         own = [(n, *prompts.CALLABLES[n]) for n in prompts.CALLABLES if n in self._own or n == "SHOW_VARS"]
         return [*own, *((t.name, t.signature, t.doc) for t in self.tools.values())]
-
-    def take_sub_calls(self) -> tuple[SubCall, ...]:
-        """The sub-calls recorded since this was last called."""
-        taken, self._calls = self._calls, []
-        return tuple(taken)
 
     async def call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """One call from inside. Raises :class:`CallRefused`, which the cell sees at the line of the call."""
@@ -201,7 +181,7 @@ class RunHost:
         return outputs["answer"] if is_prompt else _typed_answer(parsed, outputs)
 
     async def _spawned(
-        self, call: _Open, signature: Signature, inputs: Mapping[str, Any], error: str
+        self, call: OpenCall, signature: Signature, inputs: Mapping[str, Any], error: str
     ) -> dict[str, Any]:
         if error:
             signature = replace(signature, instructions=prompts.again(error))
@@ -209,15 +189,18 @@ class RunHost:
             prediction = await self.spawn(signature, inputs, call.done.id)
         except ReplayMismatch:
             raise
-        except DszigError as failure:
-            if failure.prediction is not None:
-                call.note(trajectory=failure.prediction.trajectory, usage=failure.prediction.usage)
-            raise CallRefused(f"rlm_query failed: {failure}") from failure
+        except BaseException as failure:
+            ended: Prediction | None = getattr(failure, "prediction", None)  # a cancelled child has one too
+            if ended is not None:
+                call.note(trajectory=ended.trajectory, usage=ended.usage, model=ended.trajectory.model)
+            if isinstance(failure, DszigError):
+                raise CallRefused(f"rlm_query failed: {failure}") from failure
+            raise
         trajectory = prediction.trajectory
         call.note(trajectory=trajectory, usage=prediction.usage, model=trajectory.model, reply=repr(prediction.outputs))
-        ended = prediction.termination
-        if ended.kind != "submitted" and any(value is None for value in prediction.outputs.values()):
-            raise CallRefused(f"rlm_query ended without an answer: {ended.kind}: {ended.detail}")
+        why = prediction.termination
+        if why.kind != "submitted" and any(value is None for value in prediction.outputs.values()):
+            raise CallRefused(f"rlm_query ended without an answer: {why.kind}: {why.detail}")
         return prediction.outputs
 
     def _task(self, signature: Any, classes: Any) -> typed.Task:
@@ -239,7 +222,7 @@ class RunHost:
         if not isinstance(items, (list, tuple)):
             raise CallRefused(f"{name} takes a list, not {type(items).__name__}", "TypeError")
         asked = cast("Sequence[Any]", items)
-        batch = self._new_id()
+        batch = self.calls.new_id()
         answers: list[Any] = [None] * len(asked)
 
         async def answer(index: int, item: Any) -> None:
@@ -248,12 +231,15 @@ class RunHost:
             except CallRefused as refusal:
                 answers[index] = SubCallError(str(refusal))
 
-        async with anyio.create_task_group() as group:
-            for index, item in enumerate(asked):
-                group.start_soon(answer, index, item)
+        try:
+            async with anyio.create_task_group() as group:
+                for index, item in enumerate(asked):
+                    group.start_soon(answer, index, item)
+        except* DszigError as failures:  # a replay that no longer matches ends the run, as itself
+            raise failures.exceptions[0] from None
         return answers
 
-    async def _ask(self, call: _Open, request: Request, lm: LM) -> str:
+    async def _ask(self, call: OpenCall, request: Request, lm: LM) -> str:
         try:
             reply = await self.gate.ask(lm, request, self.ledger, inner=True)
         except Exhausted as limit:
@@ -291,39 +277,8 @@ class RunHost:
             lambda: function(*args, **kwargs), limiter=self._threads, abandon_on_cancel=True
         )
 
-    def _new_id(self) -> str:
-        self._count += 1
-        return f"{self.run}.{self._count}"
-
-    @contextmanager
-    def _recorded(self, kind: str, prompt: Any, batch: str, index: int) -> Generator[_Open]:
-        """Record one sub-call, however it ends; a cancelled one too, since it may have been paid for."""
-        text = prompt if isinstance(prompt, str) else f"{prompt!r:.{PROMPT_KEPT}}"
-        begun = time.monotonic()
-        call = _Open(
-            SubCall(
-                self._new_id(),
-                kind,
-                truncate(text, PROMPT_KEPT),
-                len(text),
-                started=begun - self._started,
-                batch=batch,
-                index=index,
-            )
-        )
-        self.publish(SubCallStarted(self.run, self.ledger.depth, call.done.id, kind))
-        try:
-            yield call
-        except CallRefused as refusal:
-            call.note(error=str(refusal))
-            raise
-        except BaseException as error:
-            call.note(error=type(error).__name__)
-            raise
-        finally:
-            call.note(seconds=time.monotonic() - begun)
-            self._calls.append(call.done)
-            self.publish(SubCallFinished(self.run, self.ledger.depth, call.done))
+    def _recorded(self, kind: str, prompt: Any, batch: str, index: int) -> AbstractContextManager[OpenCall]:
+        return self.calls.recorded(kind, prompt, batch, index)
 
 
 def _inputs_of(signature: Signature, inputs: Any) -> dict[str, Any]:

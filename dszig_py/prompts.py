@@ -159,11 +159,11 @@ def decision(
 def history(iterations: Sequence[Iteration], max_chars: int) -> list[Message]:
     """Earlier iterations as a conversation of at most about ``max_chars`` characters and the newest one, however many.
 
-    The newest iterations stand whole, older ones shortened, the oldest are only counted. Which is which changes in steps:
-    when the whole ones pass half of ``max_chars``, all but the newest quarter are shortened; when the shortened ones then pass
-    an eighth, all but the newest sixteenth are left out. Between two steps each conversation is a prefix of the next one, so that
-    provider caches hit, and as no conversation grows for ever, a run's prompts add up linearly. The newest observation is
-    always whole.
+    The newest iterations stand whole, older ones shortened, the oldest are only counted. Which is which changes in
+    steps: when the whole ones pass half of ``max_chars``, all but the newest quarter are shortened; when the shortened
+    ones then pass an eighth, all but the newest sixteenth are left out. Between two steps each conversation is a prefix
+    of the next one, so that provider caches hit; and as none grows for ever, a run's prompts add up linearly. The
+    newest observation is always whole.
     """
     short = max(200, max_chars // 200)
     told: list[tuple[Message, Message]] = []  # as it stands now, whole or shortened

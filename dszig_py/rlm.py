@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, cast
 
 from dszig_py import environments
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dszig_py.policy import Policy
     from dszig_py.runner import Plan
     from dszig_py.stream import AsyncStream, Stream
+    from dszig_py.trace import Tracer
     from dszig_py.trajectory import Prediction
 
 __all__ = ["RLM"]
@@ -42,7 +44,9 @@ class RLM:
     ``child_tools``: the names of those that child runs see too (default: all). ``types``: classes that a signature
     string may name. ``check``: called with the validated outputs; a message sends the model back.
     ``on_limit``: "partial" gives the prediction there is, "raise" raises :class:`LimitReached` with it.
-    ``on_event``: called with every event, on the run's loop; must not block.
+    ``on_event``: called with every event, on the run's loop; must not block. ``trace``: a JSONL file, replaced by each
+    run, or a folder, which gets one a run, written as the run goes; ``secrets``: values that are never written there,
+    besides those of providers' keys in the environment.
 
     Raises SignatureError and InputError here, before any model call.
     """
@@ -69,9 +73,11 @@ class RLM:
         check: Callable[[dict[str, Any]], str | None] | None = None,
         on_limit: str = "partial",
         on_event: Callable[[Event], None] | None = None,
+        trace: str | os.PathLike[str] | None = None,
+        secrets: Sequence[str] = (),
     ) -> None:
         self.signature = Signature.of(signature, types=types if types is not None else _classes_of_caller())
-        self.budget = _budget(budget or Budget(), max_iters=max_iters, max_llm_calls=max_llm_calls)
+        self.budget = merged_budget(budget or Budget(), max_iters=max_iters, max_llm_calls=max_llm_calls)
         self.strategy = strategy or Strategy()
         if on_limit not in ("partial", "raise"):
             raise InputError(f'on_limit is "partial" or "raise", not {on_limit!r}')
@@ -91,6 +97,8 @@ class RLM:
         self.check = check
         self.on_limit = on_limit
         self.on_event = on_event
+        self.trace = trace
+        self.secrets = tuple(secrets)
         self._lm, self._sub_lm, self._lms = lm, sub_lm, dict(lms or {})
         self._main_cmd, self._rlm_cmd = main_cmd, rlm_cmd
 
@@ -122,8 +130,11 @@ class RLM:
     async def _run(self, inputs: Mapping[str, Any], publish: Callable[[Event], None] | None = None) -> Prediction:
         from dszig_py import runner
 
-        subscribers = [s for s in (publish, self.on_event, _printer() if self.verbose else None) if s is not None]
-        prediction = await runner.run(self.plan(), inputs, _publisher(subscribers))
+        printer = _printer() if self.verbose else None
+        with ExitStack() as stack:
+            tracer = None if self.trace is None else stack.enter_context(_tracer(self.trace, self.secrets))
+            subscribers = [s for s in (tracer, publish, self.on_event, printer) if s is not None]
+            prediction = await runner.run(self.plan(), inputs, _publisher(subscribers))
         if self.on_limit == "raise" and prediction.termination.cause == "budget":
             why = prediction.termination
             raise LimitReached(f"{why.kind}: {why.detail}", limit=why.kind, prediction=prediction)
@@ -190,7 +201,7 @@ def _by_depth(spec: ModelSpec, default: Callable[[], ModelSpec], prices: Mapping
     return [lms_.resolve(one, prices) for one in specs]
 
 
-def _budget(budget: Budget, **shortcuts: int | None) -> Budget:
+def merged_budget(budget: Budget, **shortcuts: int | None) -> Budget:
     """The constructor's own limits are the budget's; given both ways they must agree."""
     given = {name: value for name, value in shortcuts.items() if value is not None}
     for name, value in given.items():
@@ -237,6 +248,12 @@ def _publisher(subscribers: Sequence[Callable[[Event], None]]) -> Callable[[Even
                 continue
 
     return publish
+
+
+def _tracer(place: str | os.PathLike[str], secrets: Sequence[str]) -> Tracer:
+    from dszig_py.trace import Tracer
+
+    return Tracer(place, secrets=secrets)
 
 
 def _printer() -> Callable[[Event], None]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import anyio
 
-from dszig_py import prompts
+from dszig_py import prompts, routing
 from dszig_py.contract import Contract, coerce, compile_contract
 from dszig_py.environments._worker import codec
-from dszig_py.environments.base import CellLimits, Environment, Execution, Session
+from dszig_py.environments.base import CallRefused, CellLimits, Environment, Execution, Session
 from dszig_py.errors import DszigError, EnvironmentFailure, InputError, LMError
 from dszig_py.events import ActionChosen, Event, IterationFinished, IterationStarted, RunFinished, RunStarted
 from dszig_py.host import RunHost
@@ -25,9 +25,20 @@ from dszig_py.strategy import Strategy
 from dszig_py.text import truncate
 from dszig_py.tools import Tool
 from dszig_py.trajectory import Action, Extraction, Input, Iteration, Prediction, Termination, Trajectory
-from dszig_py.usage import Budget, Exhausted, Ledger
+from dszig_py.usage import Budget, Exhausted, Ledger, Usage
 
-__all__ = ["Plan", "run"]
+__all__ = ["Plan", "Preamble", "run"]
+
+
+@dataclass(frozen=True)
+class Preamble:
+    """Something a run brings into its REPL besides the inputs: ``code`` run first, ``tools`` for that code alone (the
+    contract does not show them), ``notes`` that the contract does show.
+    """
+
+    code: str = ""
+    tools: Mapping[str, Tool] = field(default_factory=dict[str, Tool])
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Plan:
     child_tools: frozenset[str] = frozenset()
     check: Callable[[dict[str, Any]], str | None] | None = None
     max_output_chars: int = 10_000
+    preamble: Callable[[Ledger], Preamble] | None = None
 
     def lm(self, depth: int) -> LM:
         """The model that decides at ``depth``: the root on ``lm``, children on ``sub_lm``."""
@@ -107,11 +119,13 @@ class _Run:
         self.extraction: Extraction | None = None
         self.ended: Termination | None = None
         self.variables: dict[str, str] = {}
-        self.isolation = ""
+        self.isolation = self.route = ""
         self.errors = 0
         sub_lm = plan.sub_lm(ledger.depth)
         allowed = plan.strategy.sub_calls
-        self.host = RunHost(self.id, ledger, gate, sub_lm, plan.named_lms, plan.tools, publish, self._spawn, allowed)
+        self.preamble = plan.preamble(ledger) if plan.preamble is not None and allowed else Preamble()
+        tools = {**plan.tools, **self.preamble.tools}
+        self.host = RunHost(self.id, ledger, gate, sub_lm, plan.named_lms, tools, publish, self._spawn, allowed)
         self.contract = self._compile()
         self.host.contract = self.contract
         self.policy = plan.policy(plan, self.lm, gate)
@@ -120,9 +134,9 @@ class _Run:
         return compile_contract(
             self.plan.signature,
             self.inputs,
-            callables=self.host.callables(),
+            callables=[c for c in self.host.callables() if c[0] not in self.preamble.tools],
             show=self.plan.strategy.show,
-            notes=prompts.contract_notes(list(self.plan.named_lms)),
+            notes=[*prompts.contract_notes(list(self.plan.named_lms)), *self.preamble.notes],
             check=self.plan.check,
         )
 
@@ -130,10 +144,15 @@ class _Run:
         """The whole run; see the module's first line for its phases."""
         session: Session | None = None
         try:
+            if self.plan.strategy.route is not None and await self._routed(self.plan.strategy.route):
+                return self._finished()
             limits = CellLimits(output_chars=self.plan.max_output_chars)
             session = await self.plan.environment.open(self.contract, self.host, limits)  # 2
             self.isolation = str(session.isolation)
-            self.publish(RunStarted(self.id, self.ledger.depth, str(self.plan.signature), self.lm.model, self.parent))
+            if self.preamble.code:
+                await session.execute(self.preamble.code)
+            if not self.iterations:  # else it was told before the direct call
+                self.publish(self._started())
             with anyio.move_on_after(self._seconds_left(self.ledger.soft_deadline)) as soft:
                 await self._loop(session)
             if soft.cancelled_caught:
@@ -148,15 +167,51 @@ class _Run:
             if session is not None:
                 with anyio.CancelScope(shield=True):
                     await session.close()
+            # Each knows the other: left so, the inputs stay in memory until a garbage collection.
+            self.host.spawn, self.host.contract = _over, None
         return self._finished()
 
     async def _spawn(self, signature: Signature, inputs: Mapping[str, Any], call: str) -> Prediction:
         """A child run: its own contract, session and iterations; this tree's ledger and gate."""
         show = tuple(f.name for f in signature.inputs) if signature.inputs == prompts.CHILD_OF_PROMPT.inputs else ()
-        strategy = self.plan.strategy.model_copy(update={"show": show})
+        strategy = self.plan.strategy.model_copy(update={"show": show, "route": None})
         tools = {name: tool for name, tool in self.plan.tools.items() if name in self.plan.child_tools}
         plan = replace(self.plan, signature=signature, strategy=strategy, tools=tools, check=None)
         return await _Run(plan, inputs, self.ledger.child(), self.gate, self.publish, call).go()
+
+    async def _routed(self, asked: str) -> bool:
+        """Whether the run has ended by one typed call, without the loop."""
+        route = await routing.choose(asked, self.lm, self.contract, tools=bool(self.plan.tools))
+        self.route = str(route)
+        if not route.direct:
+            return False
+        self.publish(self._started())
+        with anyio.move_on_after(self._seconds_left(self.ledger.deadline)) as scope:
+            problem = await self._direct()
+            if problem and asked == "auto":
+                self.route = f"loop: {route.reason}, but the direct call failed: {problem}"
+            elif problem:
+                self._end("error", "model", problem)
+        if scope.cancelled_caught:
+            self._end("max_seconds", "budget", f"the {self.plan.budget.max_seconds:g} s are used")
+        return self.ended is not None
+
+    async def _direct(self) -> str:
+        """The typed call, recorded as iteration 0; what was wrong with it, if anything."""
+        begun, execution = time.monotonic() - self.started, Execution()
+        action = Action(f"One typed call, without the loop. {self.route}")
+        self.publish(ActionChosen(self.id, self.ledger.depth, 0, action, Usage(), begun))
+        try:
+            self.outputs = await routing.answer(self.host, self.lm, self.contract)
+            execution = Execution(submission=self.outputs)
+            self._end("submitted", "model", "")
+        except routing.Unanswered as failure:
+            execution = Execution(error=str(failure))
+        except Exhausted as limit:
+            self._end(limit.limit, "budget", str(limit))
+        finally:
+            self._record(0, action, execution, Usage(), begun, 0.0)
+        return execution.error
 
     async def _loop(self, session: Session) -> None:
         last = False
@@ -171,24 +226,32 @@ class _Run:
                 return
             decided = time.monotonic()
             spent = self.ledger.usage.since(before)
-            self.publish(ActionChosen(self.id, self.ledger.depth, index, action))
-            execution = await self._execute(session, action)  # 4
-            shown = prompts.observation(action, execution, self.plan.max_output_chars)  # 5
-            self.iterations.append(  # 6
-                Iteration(
-                    index,
-                    action,
-                    _plain(execution),
-                    shown,
-                    self.host.take_sub_calls(),
-                    spent,
-                    started - self.started,
-                    time.monotonic() - started,
-                    decided - started,
-                )
-            )
-            self.publish(IterationFinished(self.id, self.ledger.depth, self.iterations[-1]))
+            begun = started - self.started
+            self.publish(ActionChosen(self.id, self.ledger.depth, index, action, spent, begun, decided - started))
+            self.host.calls.budget_changed()
+            try:
+                execution = await self._execute(session, action)  # 4
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    with anyio.CancelScope(shield=True):
+                        await self.host.calls.settled()
+                if self.host.calls:  # paid for, so the iteration is kept as far as it went
+                    stopped = Execution(error=f"stopped while it ran: {error!r}", seconds=time.monotonic() - decided)
+                    self._record(index, action, stopped, spent, begun, decided - started)
+                raise
+            self._record(index, action, execution, spent, begun, decided - started)
             last = self._judge(execution, last)  # 7
+
+    def _record(
+        self, index: int, action: Action, execution: Execution, spent: Usage, begun: float, decide_seconds: float
+    ) -> None:
+        """An iteration into the trajectory and to the subscribers."""
+        shown = prompts.observation(action, execution, self.plan.max_output_chars)  # 5
+        seconds = time.monotonic() - self.started - begun
+        calls = self.host.calls.take()
+        done = Iteration(index, action, _plain(execution), shown, calls, spent, begun, seconds, decide_seconds)
+        self.iterations.append(done)  # 6
+        self.publish(IterationFinished(self.id, self.ledger.depth, done))
 
     def _judge(self, execution: Execution, last: bool) -> bool:
         """Whether this was the end; true where the next decision is the last one, a limit having refused a call."""
@@ -239,6 +302,7 @@ class _Run:
                 error = error or f"{f.name}: not in the reply"
             except ValueError as problem:
                 error = error or f"{f.name}: {problem}"
+        self.host.calls.budget_changed()
         usage = self.ledger.usage.since(before)
         self.extraction = Extraction(truncate(repr(raw), 4_000), error, usage, time.monotonic() - started)
         if error and self.ended is not None:
@@ -249,7 +313,8 @@ class _Run:
         if left.iters is not None:  # the one being decided is still the model's to use
             left = replace(left, iters=left.iters + 1)
         told = prompts.remaining(left, refused=self.ledger.refused or "")
-        return View(self.contract, tuple(self.iterations), told, self.ledger)
+        decided = tuple(i for i in self.iterations if i.index)  # a direct call is none of the model's decisions
+        return View(self.contract, decided, told, self.ledger)
 
     def _seconds_left(self, deadline: float | None) -> float | None:
         return None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -267,14 +332,19 @@ class _Run:
             self._end("error", "caller", f"{type(error).__name__}: {error}")
         else:
             self._end("cancelled", "caller", type(error).__name__)
+        prediction = self._finished()
         if isinstance(error, DszigError) or not isinstance(error, Exception):
-            error.prediction = self._finished()  # type: ignore[attr-defined]  # also on CancelledError, KeyboardInterrupt
+            error.prediction = prediction  # type: ignore[attr-defined]  # also on CancelledError, KeyboardInterrupt
 
     def _finished(self) -> Prediction:
         outputs = {f.name: self.outputs.get(f.name) for f in self.plan.signature.outputs}
         prediction = Prediction(outputs, self._trajectory(outputs), self.variables)
-        self.publish(RunFinished(self.id, self.ledger.depth, prediction))
+        self.publish(RunFinished(self.id, self.ledger.depth, prediction, self.parent))
         return prediction
+
+    def _started(self) -> RunStarted:
+        signature, run = str(self.plan.signature), self._trajectory({})
+        return RunStarted(self.id, self.ledger.depth, signature, self.lm.model, self.parent, run)
 
     def _trajectory(self, outputs: dict[str, Any]) -> Trajectory:
         return Trajectory(
@@ -295,7 +365,12 @@ class _Run:
             usage=self.ledger.usage,
             begun=self.begun,
             seconds=time.monotonic() - self.started,
+            route=self.route,
         )
+
+
+async def _over(*_: Any) -> Prediction:
+    raise CallRefused("the run is over")
 
 
 def _joined(done: Sequence[Execution], limit: int) -> Execution:

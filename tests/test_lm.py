@@ -663,3 +663,22 @@ def test_scripts_by_model(server: ScriptedServer) -> None:
     assert ask(lm(server, "openai/main")).text == "m1" and ask(lm(server)).text == "any"
     assert "script is over" in str(refused(lm(server, "openai/main")))
     assert server.max_in_flight == 1 and server.in_flight == 0 and server.prompt_bytes > 0
+
+
+@pytest.mark.parametrize("model", ["openai/my-model", "hosted_vllm/my-model", "openrouter/qwen/qwen3-coder"])
+def test_the_kinds_of_server_the_readme_names_are_reached(model):
+    """A local OpenAI-compatible server, vLLM and OpenRouter go over HTTP to the api_base given."""
+    with ScriptedServer(lambda body: "pong") as server:
+        lm = LiteLLM(model, api_base=server.url, api_key="none")
+        assert asyncio.run(lm.complete(Request.of("ping"))).text == "pong"
+
+
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [("ollama_chat/qwen3", "ollama_chat"), ("huggingface/together/Qwen/Qwen3-32B", "huggingface")],
+)
+def test_the_other_model_strings_of_the_readme_name_a_provider(model, provider):
+    """Their own protocols are LiteLLM's affair; the strings are ones it routes."""
+    import litellm
+
+    assert litellm.get_llm_provider(model)[1] == provider

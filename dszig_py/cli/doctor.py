@@ -12,16 +12,12 @@ from typing import Any
 
 import click
 
+from dszig_py.redaction import PROVIDER_KEYS
+
 __all__ = ["command"]
 
 PACKAGES = ("dszig-py", "dspy", "litellm", "pydantic")
-KEYS = (
-    *("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY", "AZURE_API_KEY", "MISTRAL_API_KEY"),
-    *("OPENROUTER_API_KEY", "GROQ_API_KEY", "TOGETHERAI_API_KEY", "TOGETHER_API_KEY", "FIREWORKS_API_KEY"),
-    *("FIREWORKS_AI_API_KEY", "DEEPSEEK_API_KEY", "COHERE_API_KEY", "XAI_API_KEY", "PERPLEXITYAI_API_KEY"),
-    *("CEREBRAS_API_KEY", "DATABRICKS_API_KEY", "HUGGINGFACE_API_KEY", "HF_TOKEN", "NVIDIA_NIM_API_KEY"),
-    *("REPLICATE_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_BEARER_TOKEN_BEDROCK", "WATSONX_APIKEY", "OLLAMA_API_BASE"),
-)
+KEYS = (*PROVIDER_KEYS, "OLLAMA_API_BASE")
 # Commands and names not known here may hold a secret in their value: only that they are set is told.
 SHOWN_SETTINGS = ("DSZIG_MODEL", "DSZIG_SUB_MODEL", "DSZIG_RUNS_DIR")
 

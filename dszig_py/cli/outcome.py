@@ -8,8 +8,7 @@ import os
 import re
 import shlex
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from dszig_py.text import clean
 
 if TYPE_CHECKING:
     from dszig_py.events import Event
+    from dszig_py.trace import Tracer
     from dszig_py.trajectory import Prediction
     from dszig_py.usage import Usage
 
@@ -42,8 +42,7 @@ class Report:
 
 def perform(signature: Signature, inputs: Mapping[str, Any], options: Mapping[str, Any], report: Report) -> int:
     """Run, save, print; the exit code. Raises InputError and SignatureError where nothing was run."""
-    prediction, error = _predict(signature, inputs, options, report)
-    saved = None if prediction is None else _save(prediction, report)
+    prediction, error, saved = _predict(signature, inputs, options, report)
     if prediction is not None:
         _print(prediction, error, saved, report)
     elif report.as_json:
@@ -61,15 +60,44 @@ def perform(signature: Signature, inputs: Mapping[str, Any], options: Mapping[st
 
 def _predict(
     signature: Signature, inputs: Mapping[str, Any], options: Mapping[str, Any], report: Report
-) -> tuple[Prediction | None, BaseException | None]:
+) -> tuple[Prediction | None, BaseException | None, Path | None]:
+    """The prediction, what ended it, and where its trace is."""
+    prediction: Prediction | None = None
+    failure: BaseException | None = None
     with ExitStack() as stack:
-        rlm = RLM(signature, types={}, on_event=_subscriber(stack, report), **options)
+        tracers = [stack.enter_context(tracer) for tracer in _tracers(report)]
+        view = _subscriber(stack, report)
+        rlm = RLM(signature, types={}, on_event=_all_of([*tracers, *([] if view is None else [view])]), **options)
         try:
-            return rlm(**inputs), None
+            prediction = rlm(**inputs)
         except (InputError, SignatureError):
             raise
         except (DszigError, KeyboardInterrupt) as error:
-            return getattr(error, "prediction", None), error
+            prediction, failure = getattr(error, "prediction", None), error
+    return prediction, failure, next((tracer.path for tracer in tracers if tracer.path is not None), None)
+
+
+def _tracers(report: Report) -> list[Tracer]:
+    """To ``--trace`` and the folder of all runs, as the run goes. A failure only warns: the run is paid for."""
+    from dszig_py.trace import Tracer
+
+    def warn(message: str) -> None:
+        click.echo(f"warning: the run was not saved: {message}", err=True)
+
+    tracers = [] if report.trace is None else [Tracer(report.trace, folder=False, on_failure=warn)]
+    try:
+        tracers.append(Tracer(runs_folder(), folder=True, on_failure=warn))
+    except RuntimeError as error:
+        warn(str(error))
+    return tracers
+
+
+def _all_of(subscribers: Sequence[Callable[[Event], None]]) -> Callable[[Event], None]:
+    def tell(event: Event) -> None:
+        for subscriber in subscribers:
+            subscriber(event)
+
+    return tell
 
 
 def _subscriber(stack: ExitStack, report: Report) -> Callable[[Event], None] | None:
@@ -97,29 +125,6 @@ def runs_folder() -> Path:
         return Path(given).expanduser()
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state") / "dszig" / "runs"
-
-
-def _save(prediction: Prediction, report: Report) -> Path | None:
-    """Save to ``--trace`` and the folder of runs; the first that worked. A failure only warns: the run was paid for."""
-    run = prediction.trajectory
-    name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(run.begun))}-{run.id}.jsonl"
-    places: list[Callable[[], Path]] = [lambda: _private(runs_folder()) / name]
-    if report.trace is not None:
-        trace = Path(report.trace)
-        places.insert(0, lambda: trace)
-    saved: list[Path] = []
-    for place in places:
-        try:
-            saved.append(run.save(place()))
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
-            click.echo(f"warning: the run was not saved: {error}", err=True)
-    return saved[0] if saved else None
-
-
-def _private(folder: Path) -> Path:
-    """Made for its owner alone: a saved run holds previews of the inputs and whole replies."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
 
 
 def _print(prediction: Prediction, error: BaseException | None, saved: Path | None, report: Report) -> None:

@@ -13,7 +13,7 @@ from dszig_py import __version__
 
 __all__ = ["dszig"]
 
-VERBS = ("run", "demo", "show", "doctor")
+VERBS = ("run", "demo", "runs", "show", "eval", "doctor")
 ENV_FILE = ".env"
 
 

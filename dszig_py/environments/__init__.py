@@ -4,26 +4,65 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dszig_py.errors import InputError
+from dszig_py.errors import EnvironmentFailure, InputError
 
 if TYPE_CHECKING:
     from dszig_py.environments.base import Environment
 
 __all__ = ["resolve"]
 
-NAMES = ("auto", "process")
+NAMES = ("auto", "process", "inprocess", "docker")
 
 
 def resolve(environment: Any) -> Environment:
-    """The environment behind a name, or the one given. Raises :class:`InputError` for anything else."""
-    if isinstance(environment, str):
-        if environment in ("auto", "process"):
-            from dszig_py.environments.process import ProcessEnvironment
+    """The environment behind a name or a class, or the one given; "auto" is the strongest that this machine has.
 
-            return ProcessEnvironment()
-        raise InputError(f"unknown environment {environment!r}; known: {', '.join(NAMES)}")
+    Raises :class:`InputError` for anything else, :class:`EnvironmentFailure` where "auto" finds no boundary.
+    """
+    if isinstance(environment, str):
+        if environment not in NAMES:
+            raise InputError(f"unknown environment {environment!r}; known: {', '.join(NAMES)}")
+        return _named(environment)
     if hasattr(environment, "open") and hasattr(environment, "name"):
-        return environment
+        return environment() if isinstance(environment, type) else environment
+    if isinstance(environment, type):
+        environment = environment.__name__
     raise InputError(
         f"environment takes a name ({', '.join(NAMES)}) or an Environment, not {type(environment).__name__}"
     )
+
+
+def _named(name: str) -> Environment:
+    if name == "inprocess":
+        from dszig_py.environments.inprocess import InProcessEnvironment
+
+        return InProcessEnvironment()
+    if name == "docker":
+        from dszig_py.environments.docker import DockerEnvironment
+
+        return DockerEnvironment()
+    if name == "auto":
+        return _strongest()
+    from dszig_py.environments.process import ProcessEnvironment
+
+    return ProcessEnvironment()
+
+
+def _strongest() -> Environment:
+    """The ladder: a worker under Landlock and seccomp, under seccomp alone, under Seatbelt; a container; else a refusal.
+
+    How strong the worker's boundary is, its session says; here counts that there is one.
+    """
+    from dszig_py.environments import isolation
+
+    facts = isolation.facts()
+    if isolation.has_boundary(facts):
+        return _named("process")
+    from dszig_py.environments.docker import DockerEnvironment
+
+    container = DockerEnvironment()
+    try:
+        container.find_engine()
+    except EnvironmentFailure as error:
+        raise EnvironmentFailure(isolation.refusal(facts, f"; {error}")) from None
+    return container

@@ -175,13 +175,18 @@ class CellClock:
         self._left = seconds
         self._expired = expired
         self._since = 0.0
+        self._over = False
         self._timer: asyncio.TimerHandle | None = None
 
     def run(self) -> None:
-        if self._timer is None:
+        if self._timer is None and not self._over:
             loop = asyncio.get_running_loop()
             self._since = loop.time()
-            self._timer = loop.call_later(max(self._left, 0.0), self._expired)
+            self._timer = loop.call_later(max(self._left, 0.0), self._end)
+
+    def _end(self) -> None:
+        self._over = True
+        self._expired()
 
     def hold(self) -> None:
         if self._timer is not None:

@@ -30,16 +30,18 @@ _ENVIRON = {"MALLOC_ARENA_MAX": "2", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "
 
 
 class Zygote:
-    """A running zygote process. ``facts`` is what it found: ``arch``, ``landlock`` (ABI, 0 for none), ``seccomp``."""
+    """A running zygote process. ``facts`` is what it found: ``arch``, ``landlock`` (ABI, 0 for none), ``seccomp``, and
+    ``seatbelt``, where ``command``, which starts it, is macOS's ``sandbox-exec``.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, command: tuple[str, ...] = ()) -> None:
         ours, theirs = socket.socketpair()
         self._control = ours
         self._lock = threading.Lock()
         self._tokens = itertools.count(1)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own program
-                [sys.executable, "-S", "-s", "-P", str(_PROGRAM), str(theirs.fileno())],
+                [*command, sys.executable, "-S", "-s", "-P", str(_PROGRAM), str(theirs.fileno())],
                 env=_ENVIRON,
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
@@ -48,7 +50,7 @@ class Zygote:
                 cwd="/",
                 start_new_session=True,
             )
-        self.facts = self._await_ready()
+        self.facts = {**self._await_ready(), "seatbelt": bool(command)}
         self.pid: int = self._process.pid
 
     def _await_ready(self) -> dict[str, Any]:
@@ -108,36 +110,33 @@ class Zygote:
         self._process.returncode = 0  # not ours to wait for
 
 
-_current: Zygote | None = None
+_running: dict[tuple[str, ...], Zygote] = {}  # by command: macOS has one for each set of paths that may be read
 _lock = threading.Lock()
 
 
-def zygote() -> Zygote:
+def zygote(command: tuple[str, ...] = ()) -> Zygote:
     """This process's zygote, started if need be (0.1 to 0.2 s, blocking). Raises :class:`EnvironmentFailure`."""
-    global _current
     with _lock:
-        if _current is None or not _current.alive:
-            if _current is not None:
-                _current.close()
-            _current = Zygote()
-        return _current
+        current = _running.get(command)
+        if current is None or not current.alive:
+            if current is not None:
+                current.close()
+            current = _running[command] = Zygote(command)
+        return current
 
 
 def stop() -> None:
-    """End this process's zygote, if one runs. The next session starts another."""
-    global _current
+    """End this process's zygotes, if any run. The next session starts another."""
     with _lock:
-        if _current is not None:
-            _current.close()
-            _current = None
+        while _running:
+            _running.popitem()[1].close()
 
 
 def _after_fork() -> None:
-    global _current, _lock
+    global _lock
     _lock = threading.Lock()
-    if _current is not None:
-        _current.forget()
-        _current = None
+    while _running:
+        _running.popitem()[1].forget()
 
 
 atexit.register(stop)

@@ -37,7 +37,8 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What holds around model-written code. ``level``: "full" | "strict" | "container" | "interpreted" | "none".
+    """What holds around model-written code. ``level``: "full" | "strict" | "seatbelt" | "container" | "interpreted" |
+    "none".
 
     ``covered`` and ``not_covered`` say it line by line, in plain words.
     """

@@ -55,10 +55,14 @@ class Packed:
         return sum(pack.size for _, pack in self.packs)
 
     def release(self) -> None:
-        """Give the packs back; called once, by the session's close."""
+        """Give the packs back, by the session's close; more than once is fine."""
         packs, self.packs = self.packs, []
         for _, pack in packs:
             _release(pack)
+
+    def __del__(self) -> None:
+        # Packing goes on in its thread when the caller is cancelled, or the loop is gone: nobody takes the result then.
+        self.release()
 
 
 _shared: dict[int, _Pack] = {}

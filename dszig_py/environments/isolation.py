@@ -1,25 +1,30 @@
 """What holds around a worker on this machine, and how it is said.
 
 The ladder fails closed: Landlock and seccomp together ("full"); seccomp alone with no call that takes a path ("strict",
-for kernels without Landlock); Seatbelt on macOS; else nothing is run here, and the refusal names the ways out.
+for kernels without Landlock); Seatbelt on macOS ("seatbelt"); a container, where docker or podman runs; else nothing is
+run here, and the refusal names the ways out.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dszig_py.environments._worker import harden
 from dszig_py.environments.base import Isolation
 from dszig_py.errors import EnvironmentFailure
 
-__all__ = ["Boundary", "boundary"]
+__all__ = ["Boundary", "boundary", "facts", "has_boundary", "refusal", "seatbelt", "seatbelt_command"]
 
 REFUSAL = """\
 no boundary for model-written code can be had here: {why}. Ways out:
   environment="docker"      a container, where docker or podman is installed and running
   environment="inprocess"   trusted: the code runs in this process, with everything this process may do"""
+SANDBOX_EXEC = "/usr/bin/sandbox-exec"
 
 _COVERED = {
     "files": "files: the code can read {reads}, and write nothing",
@@ -38,7 +43,19 @@ _NOT_COVERED = (
 _STRICT_NOTE = (
     "imports beyond the preloaded standard library fail: the kernel has no Landlock, so nothing can be opened"
 )
-_DARWIN_NOTE = "macOS: written from the documentation of Seatbelt, not tested on a Mac by this project"
+_DARWIN_COVERED = (
+    _COVERED["files"],
+    "network: nothing can be connected to, bound or looked up",
+    "processes: no other program can be started",
+    _COVERED["secrets"],
+    "limits: CPU time, output and open files of each worker",
+)
+_DARWIN_NOT_COVERED = (
+    "macOS: written from the documentation of Seatbelt, not tested on a Mac by this project",
+    "memory: macOS does not hold a process to RLIMIT_AS",
+    "a worker can fork copies of itself, and signal other workers of this process; all are under the same profile",
+    *_NOT_COVERED[1:],
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +64,31 @@ class Boundary:
 
     policy: dict[str, Any]
     isolation: Isolation
+
+
+def facts() -> dict[str, Any]:
+    """What this machine offers: ``arch``, ``landlock`` (ABI, 0 for none), ``seccomp``, ``seatbelt``. Asked in this process."""
+    return {**dataclasses.asdict(harden.available()), "seatbelt": has_seatbelt()}
+
+
+def has_seatbelt() -> bool:
+    return sys.platform == "darwin" and os.access(SANDBOX_EXEC, os.X_OK)
+
+
+def has_boundary(facts: Mapping[str, Any]) -> bool:
+    """Whether a worker can be held by this kernel."""
+    return bool(facts.get("seatbelt") or (facts["seccomp"] and facts["arch"] is not None))
+
+
+def refusal(facts: Mapping[str, Any], more: str = "") -> str:
+    """Why nothing is run here, and what can be done."""
+    if sys.platform != "linux":
+        why = f"this is {sys.platform}"
+    elif facts["arch"] is None:
+        why = f"the system calls of {os.uname().machine} are not known to this project"
+    else:
+        why = "the kernel has no seccomp filter"
+    return REFUSAL.format(why=why + more)
 
 
 def boundary(
@@ -61,20 +103,67 @@ def boundary(
 
     ``memory``: bytes of address space of one worker. ``read``: what may be read besides the standard library.
     """
-    if not facts["seccomp"] or facts["arch"] is None:
-        why = (
-            f"this is {sys.platform}"
-            if sys.platform != "linux"
-            else "the kernel has no seccomp filter for this machine"
-        )
-        raise EnvironmentFailure(REFUSAL.format(why=why))
-    strict = not facts["landlock"]
+    if not has_boundary(facts):
+        raise EnvironmentFailure(refusal(facts))
+    mac = bool(facts.get("seatbelt"))
+    strict = not mac and not facts["landlock"]
     policy = {"read": list(read), "address_space": memory, "cpu_seconds": cpu_seconds, "strict": strict}
     reads = "nothing but preloaded modules" if strict else "the standard library"
     if not strict and packages:
         reads += f", the packages {', '.join(packages)}"
     if not strict and (own := [p for p in read if "site-packages" not in p]):
         reads += f", {', '.join(own[:5])}"
-    covered = tuple(text.format(reads=reads) for text in _COVERED.values())
+    covered = tuple(text.format(reads=reads) for text in (_DARWIN_COVERED if mac else _COVERED.values()))
+    if mac:
+        return Boundary({**policy, "address_space": None}, Isolation("seatbelt", covered, _DARWIN_NOT_COVERED))
     not_covered = (*_NOT_COVERED, *((_STRICT_NOTE,) if strict else ()))
     return Boundary(policy, Isolation("strict" if strict else "full", covered, not_covered))
+
+
+def seatbelt(read: Sequence[str], program: str, prefix: str, library: str, worker: str) -> str:
+    """The Seatbelt profile of a zygote and its workers: read ``read`` and what Python itself needs, reach nothing else.
+
+    ``program``, ``prefix``, ``library``: of this Python; ``worker``: the folder of the worker's program. Untested: written
+    from what is published of the language (sandbox-exec(1), the profiles in Chromium), where the last rule that matches
+    decides. Forking stays allowed, for it is how the zygote makes workers; they are under the same profile.
+    """
+    program, prefix, library, worker = (os.path.realpath(path) for path in (program, prefix, library, worker))
+    system = ("/usr/lib", "/System/Library", "/System/Volumes/Preboot/Cryptexes/OS", "/private/var/db/timezone")
+    own = (prefix, library, worker, *system, "/usr/share/zoneinfo")
+    framework = os.path.join(prefix, "Resources")  # python.org's program starts the one in there
+    return "\n".join(
+        [
+            "(version 1)",
+            "(deny default)",
+            f"(allow process-exec (literal {_quoted(program)}) (subpath {_quoted(framework)}))",
+            "(allow process-fork)",
+            "(allow signal (target same-sandbox))",
+            "(allow sysctl-read)",
+            '(allow file-read-metadata (literal "/"))',
+            _reading([program, "/dev/null", "/dev/urandom", "/dev/random"], own),
+            f"(deny file-read* (subpath {_quoted(os.path.join(library, 'site-packages'))}))",
+            *([_reading((), [os.path.realpath(path) for path in read])] if read else ()),
+            '(allow file-write-data (literal "/dev/null"))',
+            "(deny file-write-create)",
+            "(deny network*)",
+            "(deny mach-lookup)",
+        ]
+    )
+
+
+def _reading(files: Sequence[str], folders: Sequence[str]) -> str:
+    what = [f"(literal {_quoted(path)})" for path in files] + [f"(subpath {_quoted(path)})" for path in folders]
+    return "\n  ".join(["(allow file-read*", *what]) + ")"
+
+
+def seatbelt_command(read: Sequence[str]) -> tuple[str, ...]:
+    """What the zygote is started with on macOS: ``sandbox-exec`` and the profile; nothing elsewhere."""
+    if not has_seatbelt():
+        return ()
+    library = os.path.dirname(os.__file__)
+    worker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_worker")
+    return (SANDBOX_EXEC, "-p", seatbelt(read, sys.executable, sys.base_prefix, library, worker))
+
+
+def _quoted(path: str) -> str:
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -17,8 +17,12 @@ from dszig_py.errors import InputError
 
 __all__ = ["Packages", "find_packages"]
 
-# Extension modules link to system libraries; these folders hold nothing else that matters.
-_SHARED_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
+# Extension modules link to system libraries. Debian keeps these in folders of their own; elsewhere they lie next to
+# whole programs and other Pythons' packages, so there only what a wheel may link to is named (PEP 600's libraries).
+_LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
+_LIBRARIES = re.compile(
+    r"(ld-.*|lib(c|m|dl|rt|util|pthread|nsl|resolv|gcc_s|stdc\+\+|z|expat|gomp|atomic|gfortran|quadmath))(-[\d.]+)?\.so(\.\d+)*"
+)
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)([^;]*)(;.*)?$")
 
 
@@ -44,8 +48,16 @@ def find_packages(packages: tuple[str, ...]) -> Packages:
             if (module := _module(path)) is not None:
                 modules[module[0]] = module
     if native:
-        read.update(path for path in _SHARED_LIBRARIES if os.path.exists(path))
+        read.update(_shared_libraries())
     return Packages(tuple(sorted(read)), tuple(modules[name] for name in sorted(modules)))
+
+
+def _shared_libraries() -> list[str]:
+    found = ["/etc/ld.so.cache"]
+    for folder in filter(os.path.isdir, _LIBRARY_FOLDERS):
+        names = os.listdir(folder)
+        found += [os.path.join(folder, name) for name in names if "-linux-" in name or _LIBRARIES.fullmatch(name)]
+    return found
 
 
 def _module(path: str) -> tuple[str, str, bool] | None:

@@ -10,19 +10,24 @@ from dszig_py.errors import InputError
 
 if TYPE_CHECKING:
     from dszig_py.lm.base import LM, Message, Reply, Request
+    from dszig_py.lm.cached import Cached
     from dszig_py.lm.command import CommandLM
     from dszig_py.lm.function import FunctionLM
     from dszig_py.lm.litellm import LiteLLM
     from dszig_py.lm.offline import OfflineLM
+    from dszig_py.lm.recorded import Recorded, Replayed
     from dszig_py.lm.scripted import ScriptedLM
 
 __all__ = [
     "LM",
+    "Cached",
     "CommandLM",
     "FunctionLM",
     "LiteLLM",
     "Message",
     "OfflineLM",
+    "Recorded",
+    "Replayed",
     "Reply",
     "Request",
     "ScriptedLM",
@@ -31,10 +36,13 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("LM", "Message", "Reply", "Request"), "base"),
+    "Cached": "cached",
     "CommandLM": "command",
     "FunctionLM": "function",
     "LiteLLM": "litellm",
     "OfflineLM": "offline",
+    "Recorded": "recorded",
+    "Replayed": "recorded",
     "ScriptedLM": "scripted",
 }
 

@@ -83,6 +83,11 @@ class LiteLLM:
         given = self._options.get("max_tokens") or self._options.get("max_completion_tokens")
         return int(given) if given else None
 
+    @property
+    def window_tokens(self) -> int | None:
+        """Tokens the model can read at once, where LiteLLM knows it. Blocks for seconds where that is not loaded yet."""
+        return _facts(self._priced_as, len(_load().model_cost)).window
+
     def __repr__(self) -> str:
         shown = [f"{name}={self._options[name]!r}" for name in _SHOWN if name in self._options]
         if "api_base" in self._options:
@@ -155,11 +160,14 @@ class LiteLLM:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What LiteLLM's map says of a model: is its price known, the plain price per token, does it follow a schema."""
+    """What LiteLLM's map says of a model: is its price known, the plain price per token, does it follow a schema, and
+    how many tokens it reads at once.
+    """
 
     known: bool
     price: tuple[float, float] | None
     schema: bool
+    window: int | None = None
 
 
 def known_price(model: str) -> bool:
@@ -184,9 +192,11 @@ def _facts(model: str, entries: int) -> _Facts:
         entry = {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0}
     # get_model_info fills gaps with 0, so only what the map itself holds is believed.
     prices = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
+    window = entry.get("max_input_tokens")
+    window = int(window) if isinstance(window, (int, float)) else None
     if prices[0] is None or prices[1] is None:
-        return _Facts(bool(entry.get("tiered_pricing")), None, schema)
-    return _Facts(True, (float(prices[0]), float(prices[1])), schema)
+        return _Facts(bool(entry.get("tiered_pricing")), None, schema, window)
+    return _Facts(True, (float(prices[0]), float(prices[1])), schema, window)
 
 
 def preload() -> None:

@@ -171,6 +171,7 @@ def _whole(run: Trajectory) -> Iterable[RenderableType]:
     where = f"{run.environment}, isolation {run.isolation}" if run.isolation else run.environment
     model = run.model if run.sub_model in ("", run.model) else f"{run.model}, sub-calls on {run.sub_model}"
     head = {"run": run.id, "signature": run.signature, "task": run.instructions, "model": model, "environment": where}
+    head["route"] = run.route
     yield from (_labelled(name, text) for name, text in head.items() if text)
     if run.begun:
         yield _labelled(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import builtins
+import contextvars
 import inspect
 import io
 import linecache
@@ -120,12 +121,21 @@ class _Bytes(io.RawIOBase):
 
 
 class Repl:
-    """The namespace and everything that persists in it from cell to cell, also after an exception."""
+    """The namespace and everything that persists in it from cell to cell, also after an exception.
 
-    def __init__(self) -> None:
+    A worker process is its REPL's own: the cells' module is ``__main__``, and the builtins are put back for all. Where
+    others live in the same process, ``own_builtins`` is a module that stands for builtins in these cells alone, and
+    ``name`` tells this REPL's cells from those of others in tracebacks and in linecache.
+    """
+
+    def __init__(self, own_builtins: types.ModuleType | None = None, name: str = "") -> None:
         self.module = types.ModuleType("__main__")
         self.namespace = self.module.__dict__
-        self.namespace["__builtins__"] = builtins
+        self.name = name
+        self.alone = own_builtins is None
+        self.builtins = own_builtins or builtins
+        self._builtins = _BUILTINS
+        self.namespace["__builtins__"] = self.builtins
         self.functions: dict[str, Any] = {"SHOW_VARS": self.show_vars}
         self.inputs: frozenset[str] = frozenset()
         self._runner: asyncio.Runner | None = None
@@ -135,6 +145,7 @@ class Repl:
         self.inputs |= frozenset(variables)
         self.namespace.update(variables)
         self.functions.update(functions)
+        self.functions["SHOW_VARS"] = self.show_vars  # the host offers it by name only: the variables are here
 
     def execute(self, code: str, number: int, output: Output) -> dict[str, Any]:
         """Run one cell, its prints going to ``output``. Never raises for what the cell does.
@@ -142,12 +153,12 @@ class Repl:
         Returns ``value`` (repr of the last expression, or None), ``error`` (a traceback, or ""), ``submitted``.
         """
         self._put_back(output)
-        filename = f"<cell {number}>"
+        filename = f"<cell {number}{self.name}>"
         # No trailing mtime: linecache.checkcache() leaves such entries alone, so tracebacks can show the cell's lines.
         linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
         result: dict[str, Any] = {"value": None, "error": "", "submitted": False}
         try:
-            body, last = _compile(code, filename)
+            body, last = (self._own_code(part) for part in _compile(code, filename))
             if body is not None:
                 self._run(body)
             if last is not None:
@@ -160,27 +171,39 @@ class Repl:
         except BaseException as error:
             result["error"] = describe(error)
         finally:
-            vars(builtins).update(_BUILTINS)
+            self.put_builtins_back()
         return result
+
+    def _own_code(self, code: types.CodeType | None) -> types.CodeType | None:
+        # pydantic looks names up in sys.modules["__main__"] for classes of "<module>" code, else in the code's globals.
+        return code if code is None or self.alone else code.replace(co_name="<cell>")
 
     def _run(self, code: types.CodeType) -> Any:
         if not code.co_flags & inspect.CO_COROUTINE:
             return eval(code, self.namespace)
         if self._runner is None:
             self._runner = asyncio.Runner()
-        return self._runner.run(eval(code, self.namespace))
+        return self._runner.run(eval(code, self.namespace), context=contextvars.copy_context())
+
+    def remember_builtins(self) -> None:
+        """What is among the builtins now is what cells get back."""
+        self._builtins = dict(vars(self.builtins))
+
+    def put_builtins_back(self) -> None:
+        vars(self.builtins).update(self._builtins)
 
     def _put_back(self, output: Output) -> None:
-        vars(builtins).update(_BUILTINS)
-        for name in self._own(lambda n: n in _BUILTINS and n not in self.inputs and not n.startswith("__")):
-            if self.namespace[name] is _BUILTINS[name]:
+        self.put_builtins_back()
+        for name in self._own(lambda n: n in self._builtins and n not in self.inputs and not n.startswith("__")):
+            if self.namespace[name] is self._builtins[name]:
                 continue
             self.namespace[f"{name}_"] = self.namespace.pop(name)
             output.write(f"[`{name}` is the builtin again; your value of that name is now `{name}_`]\n")
         self.namespace.update(self.functions)
         self.namespace["__name__"] = "__main__"
-        self.namespace["__builtins__"] = builtins
-        sys.modules["__main__"] = self.module
+        self.namespace["__builtins__"] = self.builtins
+        if self.alone:
+            sys.modules["__main__"] = self.module
 
     def names(self) -> list[str]:
         """What the cells made and the inputs they have: the names a lost worker would take along."""
@@ -198,6 +221,10 @@ class Repl:
             if not isinstance(value, types.ModuleType):
                 found[name] = short_repr(value, 120)
         return found
+
+    def forget_loop(self) -> None:
+        """Let go of the event loop of top-level ``await``: the thread it runs in does not come back."""
+        self._runner = None
 
     def close(self) -> None:
         if self._runner is not None:
@@ -239,10 +266,44 @@ def _hide_machinery(shown: Any, seen: set[int]) -> None:
     if shown is None or id(shown) in seen:
         return
     seen.add(id(shown))
-    folder = _HERE.rpartition("/")[0]
+    folder = _HERE.rsplit("/", 2)[0]
     shown.stack[:] = [frame for frame in shown.stack if not frame.filename.startswith(folder)]
     for other in (shown.__cause__, shown.__context__, *(getattr(shown, "exceptions", None) or ())):
         _hide_machinery(other, seen)
+
+
+def stubs(functions: Any, call: Any, typed_calls: Any) -> dict[str, Any]:
+    """The host's callables as the code sees them: ``functions`` are pairs of name and documentation, ``call(name, args,
+    kwargs)`` asks the host, and ``typed_calls`` has those that want more than that.
+    """
+    names = typed_calls.NAMES
+    return {n: _stub(n, doc, call, getattr(typed_calls, n) if n in names else None) for n, doc in functions}
+
+
+def _stub(name: str, doc: str, call: Any, typed_call: Any) -> Any:
+    def stub(*args: Any, **kwargs: Any) -> Any:
+        return call(name, args, kwargs) if typed_call is None else typed_call(*args, **kwargs)
+
+    stub.__name__ = stub.__qualname__ = name
+    stub.__doc__ = doc
+    stub.__module__ = "__main__"
+    return stub
+
+
+_ERROR_KINDS = (
+    *(RuntimeError, ValueError, TypeError, KeyError, LookupError),
+    *(TimeoutError, OSError, PermissionError, NameError),
+)
+_ERRORS: dict[str, Any] = {kind.__name__: kind for kind in _ERROR_KINDS}
+
+
+def answer(reply: dict[str, Any]) -> Any:
+    """The value in the host's reply to a call. Raises what the reply says: a refusal, or the end of the cell."""
+    if "error" in reply:
+        raise _ERRORS.get(reply["error"][0], RuntimeError)(reply["error"][1])
+    if reply.get("submitted"):
+        raise Submitted
+    return reply["ok"]
 
 
 class _Short(reprlib.Repr):

@@ -13,6 +13,7 @@ import threading
 from typing import Any
 
 HEADER = struct.Struct(">I")
+_COMMAND = 0  # the slot of the main thread between cells; calls count from 1
 _Lock = threading.Lock  # bound now, like the socket's methods below: a cell may put something else in their place
 
 
@@ -52,7 +53,7 @@ class Channel:
                 f"the value takes {len(body):,} bytes; at most {self._max_frame:,} can leave the REPL at once"
             )
         if self._too_many(body):
-            raise ValueError("the value holds over a million items, more than can leave the REPL at once")
+            raise ValueError("the value holds over half a million items, more than can leave the REPL at once")
         with self._sending:
             self._sendall(HEADER.pack(len(body)))
             self._sendall(body)
@@ -66,24 +67,30 @@ class Channel:
             self._slots[call_id] = slot
         try:
             self.send({"t": "call", "x": self.execution, "id": call_id, "name": name, "args": args, "kwargs": kwargs})
-            self._await(slot)
-        finally:
+        except BaseException:
             with self._table:
-                self._slots.pop(call_id, None)
-                self._promote()
-        assert slot.frame is not None
-        return slot.frame
+                del self._slots[call_id]
+            raise
+        return self._reply(call_id, slot)
 
     def command(self) -> dict[str, Any]:
         """The host's next command (bind, exec, vars), for the main thread between cells."""
-        while True:
-            with self._reading:
-                while not self._commands:
-                    self._dispatch(self._receive())
-                frame = self._commands.pop(0)
+        slot = _Slot()
+        with self._table:
+            if self._commands:
+                return self._commands.pop(0)
+            self._slots[_COMMAND] = slot
+        return self._reply(_COMMAND, slot)
+
+    def _reply(self, key: int, slot: _Slot) -> dict[str, Any]:
+        try:
+            self._await(slot)
+        finally:
             with self._table:
+                self._slots.pop(key, None)
                 self._promote()
-            return frame
+        assert slot.frame is not None
+        return slot.frame
 
     def _await(self, slot: _Slot) -> None:
         while slot.frame is None:
@@ -105,14 +112,15 @@ class Channel:
                 return
 
     def _dispatch(self, frame: dict[str, Any]) -> None:
-        if frame.get("t") != "reply":
-            self._commands.append(frame)
-            return
+        is_reply = frame.get("t") == "reply"
         with self._table:
-            slot = self._slots.get(frame["id"])
-        if slot is not None:
+            slot = self._slots.get(frame["id"] if is_reply else _COMMAND)
+            if slot is None or slot.frame is not None:
+                if not is_reply:
+                    self._commands.append(frame)
+                return
             slot.frame = frame
-            _poke(slot)
+        _poke(slot)
 
     def _receive(self) -> dict[str, Any]:
         (size,) = HEADER.unpack(self._exactly(HEADER.size))

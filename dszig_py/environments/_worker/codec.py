@@ -31,7 +31,7 @@ _BIG = 1 << 10_000  # below CPython's 4,300 digit limit on int <-> str, which js
 # never lets go of the GIL: one short text would stop the host.
 _WIDEST = 1 << 200_000
 _MAX_DIGITS = 10_000
-MAX_VALUES = 1_000_000
+MAX_VALUES = 500_000  # json reads and writes that many in a fifth of a second, and lets nobody else run meanwhile
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{,]', re.DOTALL)
 _MAX_SAME_HASH = 1_000
 _BETWEEN_HALVES = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")

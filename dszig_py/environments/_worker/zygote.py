@@ -93,7 +93,7 @@ class Zygote:
 
     def prepare(self, policy: dict[str, Any] | None) -> tuple[int | None, Any]:
         """What the kernel can be told ahead of the fork: a Landlock ruleset costs 11 ms to build, 0.2 ms to apply."""
-        if policy is None:
+        if policy is None or sys.platform == "darwin":  # there the zygote itself was started under a profile
             return None, None
         strict, key = policy["strict"], tuple(policy["read"])
         if strict not in self.programs:
@@ -187,7 +187,9 @@ def run_worker(request: dict[str, Any], fds: list[int], zygote: Zygote, prepared
         for fd in fds[1:]:
             os.close(fd)
         layers: list[str] = []
-        if request["policy"] is not None:
+        if request["policy"] is not None and sys.platform == "darwin":
+            harden.limits(harden.Policy(**request["policy"]))
+        elif request["policy"] is not None:
             layers = harden.apply(harden.Policy(**request["policy"]), *prepared)
         Worker(sock, request["max_frame"]).serve(dict(values), layers)
         status = 0
@@ -255,11 +257,7 @@ class Worker:
                 self.bind(frame)
 
     def bind(self, frame: dict[str, Any]) -> None:
-        calls = typed.TypedCalls(self.call, self.repl.namespace)
-        functions = {
-            name: self.function(name, doc, getattr(calls, name) if name in calls.NAMES else None)
-            for name, doc in frame["functions"]
-        }
+        functions = cell.stubs(frame["functions"], self.call, typed.TypedCalls(self.call, self.repl.namespace))
         self.repl.bind({name: codec.decode(value) for name, value in frame["values"]}, functions)
 
     def execute(self, frame: dict[str, Any]) -> None:
@@ -291,17 +289,8 @@ class Worker:
             self.running = False
             raise cell.CellTimeout(f"the cell ran longer than {self.seconds:g} s and was stopped; variables are kept")
 
-    def function(self, name: str, doc: str, typed_call: Any) -> Any:
-        def stub(*args: Any, **kwargs: Any) -> Any:
-            return self.call(name, args, kwargs) if typed_call is None else typed_call(*args, **kwargs)
-
-        stub.__name__ = stub.__qualname__ = name
-        stub.__doc__ = doc
-        stub.__module__ = "__main__"
-        return stub
-
     def call(self, name: str, args: Any, kwargs: Any) -> Any:
-        vars(cell.builtins).update(cell._BUILTINS)
+        self.repl.put_builtins_back()
         on_main = _get_ident() == self.main
         packed = codec.encode(list(args)), codec.encode(kwargs)
         if on_main:
@@ -314,27 +303,7 @@ class Worker:
         if on_main and self.interrupted and self.running:
             self.running = False
             raise cell.CellTimeout(f"the cell ran longer than {self.seconds:g} s and was stopped; variables are kept")
-        if "error" in reply:
-            raise _ERRORS.get(reply["error"][0], RuntimeError)(reply["error"][1])
-        if reply.get("submitted"):
-            raise cell.Submitted
-        return codec.decode(reply["ok"])
-
-
-_ERRORS: dict[str, Any] = {
-    e.__name__: e
-    for e in (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        KeyError,
-        LookupError,
-        TimeoutError,
-        OSError,
-        PermissionError,
-        NameError,
-    )
-}
+        return codec.decode(cell.answer(reply))
 
 
 def preload() -> None:

@@ -1,0 +1,149 @@
+"""What dspy calls by other names: its language models, tools and usage records as ours."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import dspy
+
+from dszig_py.errors import LMError
+from dszig_py.lm.base import Reply, Request, estimated_usage
+from dszig_py.usage import Usage
+
+__all__ = ["CallRecorder", "DspyLM", "in_thread", "tool_function"]
+
+
+class CallRecorder:
+    """Stands among ``settings.caller_modules`` for one call, so that dspy tells it of each LM call made in there.
+
+    A predictor's own ``history`` would not do: concurrent runs share it.
+    """
+
+    def __init__(self) -> None:
+        self.history: list[Mapping[str, Any]] = []
+
+    def context(self) -> Any:
+        """The dspy context in which calls are recorded here besides wherever they are recorded anyway."""
+        return dspy.context(caller_modules=[*(dspy.settings.caller_modules or []), self])
+
+    def usage(self, seconds: float, request: Request, text: str) -> Usage:
+        """What the calls took, by their providers' word; estimated where none reported tokens. A cache hit is free."""
+        total = Usage(seconds=seconds)
+        for entry in self.history:
+            total += _usage_of(entry, request, text)
+        return total
+
+
+def _usage_of(entry: Mapping[str, Any], request: Request, text: str) -> Usage:
+    told: Mapping[str, Any] = entry.get("usage") or {}
+    tokens_in, tokens_out = told.get("prompt_tokens"), told.get("completion_tokens")
+    if getattr(entry.get("response"), "cache_hit", False):
+        return Usage(calls=0)
+    cost = entry.get("cost")
+    if not tokens_in and not tokens_out:
+        return estimated_usage(request, text, cost=cost, seconds=0.0)
+    return Usage(1, int(tokens_in or 0), int(tokens_out or 0), cost, 0.0)
+
+
+class DspyLM:
+    """A ``dspy.LM``, or any callable dspy.RLM takes as ``sub_lm``, as one of our models.
+
+    ``source`` gives the LM when it is asked for, so that ``set_lm`` and ``dspy.context`` are heeded. dspy retries and
+    caches on its own; nothing is added here.
+    """
+
+    def __init__(self, source: Callable[[], Any], limiter: anyio.CapacityLimiter) -> None:
+        self._source = source
+        self._limiter = limiter
+
+    @property
+    def raw(self) -> Any:
+        """The dspy object itself."""
+        return self._source()
+
+    @property
+    def model(self) -> str:
+        return str(getattr(self.raw, "model", None) or type(self.raw).__name__)
+
+    async def price_known(self) -> bool:
+        """Whether LiteLLM's price list has the model."""
+        from dszig_py.lm.litellm import known_price
+
+        return await anyio.to_thread.run_sync(known_price, self.model, limiter=self._limiter)
+
+    async def complete(self, request: Request) -> Reply:
+        """One text completion. Raises :class:`LMError`, never retryable: dspy has tried again already."""
+        lm = self.raw
+        if lm is None:
+            raise LMError("no LM is configured: dspy.configure(lm=...), set_lm, or sub_lm=")
+        recorder = CallRecorder()
+        started = time.perf_counter()
+        try:
+            with recorder.context():
+                answer = await self._answer(lm, request)
+        except dspy.LMError as error:
+            raise LMError(f"{type(error).__name__}: {error}") from error
+        text = _text_of(answer)
+        seconds = time.perf_counter() - started
+        usage = recorder.usage(seconds, request, text) if recorder.history else None
+        usage = usage or estimated_usage(request, text, cost=None, seconds=seconds)
+        return Reply(text, usage, self.model, cached=bool(recorder.history) and not usage.calls)
+
+    async def _answer(self, lm: Any, request: Request) -> Any:
+        if not isinstance(lm, dspy.BaseLM):
+            return await in_thread(self._limiter, lm, request.prompt)
+        if _has_own_async(lm):
+            return await lm.acall(request.prompt)
+        return await in_thread(self._limiter, lm, request.prompt)
+
+
+def _has_own_async(lm: Any) -> bool:
+    """Whether ``acall`` really awaits: a legacy LM that only defines ``forward`` must run in a thread."""
+    return isinstance(lm, dspy.LM)
+
+
+async def in_thread(limiter: anyio.CapacityLimiter, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run blocking code of dspy's in a thread, in this context; anyio copies contextvars over."""
+    return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=limiter, abandon_on_cancel=True)
+
+
+def _text_of(answer: Any) -> str:
+    if isinstance(answer, dspy.lm15.Response):
+        return answer.text or ""
+    first = answer[0] if isinstance(answer, list) and answer else answer
+    text = first.get("text") if isinstance(first, Mapping) else first
+    if not isinstance(text, str):
+        raise LMError(f"the LM answered with a {type(answer).__name__}, not with text")
+    return text
+
+
+def tool_function(tool: Any) -> Callable[..., Any]:
+    """A ``dspy.Tool`` as a plain function of the same signature; dspy's coercion and callbacks stay in place."""
+    function = tool.func
+
+    def named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        if not args:
+            return kwargs
+        return dict(inspect.signature(function).bind_partial(*args).arguments) | kwargs
+
+    if inspect.iscoroutinefunction(function):
+
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            return await tool.acall(**named(args, kwargs))
+
+        call: Callable[..., Any] = call_async
+    else:
+
+        def call_sync(*args: Any, **kwargs: Any) -> Any:
+            return tool(**named(args, kwargs))
+
+        call = call_sync
+    call.__name__ = call.__qualname__ = tool.name
+    call.__doc__ = tool.desc or function.__doc__
+    call.__wrapped__ = function  # type: ignore[attr-defined]  # inspect.signature and get_type_hints follow it
+    return call

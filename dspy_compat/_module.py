@@ -1,0 +1,103 @@
+"""``RLM(dspy.Module)``: dspy.RLM's constructor and more, over the loop of ``dszig_py``.
+
+Instructions hold strategy only and are what optimizers tune; the contract travels in the input field ``variables_info``.
+The field names are those of dspy's own class, so that states and demos saved from it load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dspy
+from dspy.signatures.signature import ensure_signature
+
+from dspy_compat import _run
+from dspy_compat._signatures import Step, action_signature, check_names, extract_signature, normalized_tools
+from dszig_py import Budget, Strategy
+from dszig_py.rlm import merged_budget
+
+__all__ = ["RLM"]
+
+
+class RLM(dspy.Module):
+    """A Recursive Language Model as a DSPy module: inputs are variables of a REPL, SUBMIT gives typed outputs.
+
+    The first eight parameters are dspy.RLM's own. ``interpreter_factory`` runs the code in a DSPy interpreter; without one
+    it runs in ``environment``. ``on_failure``: "return" ends a failed run in a prediction whose ``termination`` says why,
+    "raise" raises as dspy does. ``trace_steps``: "taught" or "all", the steps optimizers see. The prediction has the
+    outputs, ``trajectory`` (list of dicts), ``final_reasoning``, ``termination`` and ``run``.
+    """
+
+    def __init__(
+        self,
+        signature: Any,
+        max_iters: int | None = None,
+        max_llm_calls: int | None = None,
+        max_output_chars: int = 10_000,
+        verbose: bool = False,
+        tools: Sequence[Any] | None = None,
+        sub_lm: Any = None,
+        interpreter_factory: Callable[[], Any] | None = None,
+        *,
+        lms: Mapping[str, Any] | None = None,
+        environment: Any = "auto",
+        budget: Budget | None = None,
+        strategy: Strategy | None = None,
+        check: Callable[[dict[str, Any]], str | None] | None = None,
+        on_failure: str = "return",
+        trace_steps: str = "taught",
+        callbacks: list[Any] | None = None,
+    ) -> None:
+        super().__init__(callbacks=callbacks)
+        _run.check_factory(interpreter_factory)
+        self.signature = ensure_signature(signature)
+        self._user_tools = normalized_tools(tools)
+        check_names(self.signature, self._user_tools)
+        self.budget = merged_budget(budget or Budget(), max_iters=max_iters, max_llm_calls=max_llm_calls)
+        self.max_output_chars = max_output_chars
+        self.verbose = verbose
+        self.sub_lm = sub_lm
+        self.lms = dict(lms or {})
+        self.environment = environment
+        self.strategy = strategy or Strategy()
+        self.check = check
+        self.on_failure = on_failure
+        self.trace_steps = trace_steps
+        self._interpreter_factory = interpreter_factory
+        self.generate_action = Step(action_signature(self.strategy))
+        self.extract = Step(extract_signature(self.signature))
+
+    @property
+    def max_iters(self) -> int | None:
+        """Decisions of one run."""
+        return self.budget.max_iters
+
+    @max_iters.setter
+    def max_iters(self, value: int | None) -> None:
+        self.budget = self.budget.model_copy(update={"max_iters": value})
+
+    @property
+    def max_llm_calls(self) -> int | None:
+        """Model calls from inside code, in the whole recursion tree."""
+        return self.budget.max_llm_calls
+
+    @max_llm_calls.setter
+    def max_llm_calls(self, value: int | None) -> None:
+        self.budget = self.budget.model_copy(update={"max_llm_calls": value})
+
+    @property
+    def tools(self) -> dict[str, Any]:
+        """The user's tools by name."""
+        return dict(self._user_tools)
+
+    def forward(self, *, interpreter_factory: Callable[[], Any] | None = None, **inputs: Any) -> dspy.Prediction:
+        """Run on ``inputs``. Raises ``ValueError`` for missing or unexpected ones, before any model call."""
+        return _run.forward(self, interpreter_factory, inputs)
+
+    async def aforward(self, *, interpreter_factory: Callable[[], Any] | None = None, **inputs: Any) -> dspy.Prediction:
+        """The same on the caller's event loop, which it never blocks."""
+        return await _run.aforward(self, interpreter_factory, inputs, use_async=True)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(_run.migrated(state))

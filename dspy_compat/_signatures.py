@@ -1,0 +1,112 @@
+"""The two predictors' signatures, and what names and tools dspy.RLM takes and refuses."""
+
+from __future__ import annotations
+
+import copy
+import keyword
+from collections.abc import Sequence
+from typing import Any
+
+import dspy
+from dspy.primitives.facade import is_reserved_sandbox_name
+from dspy.primitives.repl_types import REPLHistory
+
+from dszig_py.prompts import INSTRUCTIONS
+from dszig_py.signature import REPL_NAMES
+from dszig_py.strategy import Strategy
+
+__all__ = ["Step", "action_signature", "check_names", "extract_signature", "normalized_tools"]
+
+RESULT_NAMES = frozenset({"trajectory", "final_reasoning", "termination", "run"})
+
+EXTRACT = """\
+The work on a task has ended without a SUBMIT. From the contract and what was done in the REPL, give the outputs as far as what \
+was found supports them."""
+
+
+class Step(dspy.Predict):
+    """A predictor whose copies own their signature, and whose state holds what can be used.
+
+    dspy shares signature classes between copies, so an optimizer that edits one in place (InferRules) would edit the
+    original too. Demos without a single field of the signature (LabeledFewShot's rows, which carry whole contexts) never
+    reach a prompt and are not saved.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Step:
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        for name, value in self.__dict__.items():
+            setattr(new, name, copy.deepcopy(value, memo))
+        new.signature = self.signature.with_instructions(self.signature.instructions)
+        return new
+
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        kept = self.demos
+        self.demos = [demo for demo in kept if any(name in demo for name in self.signature.fields)]
+        try:
+            return super().dump_state(json_mode=json_mode)
+        finally:
+            self.demos = kept
+
+    def load_state(self, state: dict[str, Any], **options: Any) -> Step:
+        """Instructions, demos and LM are taken; saved field rows are not: they match by position, whatever they name."""
+        before = self.signature
+        super().load_state(state, **options)
+        self.signature = before.with_instructions(self.signature.instructions)
+        return self
+
+
+def action_signature(strategy: Strategy) -> Any:
+    """contract, history, what is left -> reasoning, code; under dspy.RLM's own field names."""
+    return (
+        dspy.Signature({}, INSTRUCTIONS[strategy.prompt])
+        .append("variables_info", dspy.InputField(desc="The contract: variables, functions, how to SUBMIT"), type_=str)
+        .append("repl_history", dspy.InputField(desc="What was run so far, and what it showed"), type_=REPLHistory)
+        .append("iteration", dspy.InputField(desc="What is left of the budget"), type_=str)
+        .append("reasoning", dspy.OutputField(desc="What is known, what is next"), type_=str)
+        .append("code", dspy.OutputField(desc="Python to run next, as one ```python block"), type_=str)
+    )
+
+
+def extract_signature(signature: Any) -> Any:
+    """contract, history -> the outputs of the task."""
+    made = dspy.Signature({**signature.output_fields}, EXTRACT)
+    made = made.prepend("repl_history", dspy.InputField(desc="What was run, and what it showed"), type_=REPLHistory)
+    return made.prepend("variables_info", dspy.InputField(desc="The contract of the task"), type_=str)
+
+
+def normalized_tools(tools: Sequence[Any] | None) -> dict[str, Any]:
+    """Tools by name, as ``dspy.Tool``. Raises ``TypeError`` and ``ValueError`` where dspy.RLM does."""
+    if isinstance(tools, dict):
+        raise TypeError(
+            "tools must be a list, not a dict: give [function, ...] or [dspy.Tool(function, name=...), ...]"
+        )
+    named: dict[str, Any] = {}
+    for tool in tools or ():
+        if not callable(tool):
+            raise TypeError(f"Tool {tool!r} must be callable, got {type(tool).__name__}")
+        made = tool if isinstance(tool, dspy.Tool) else dspy.Tool(tool)
+        if made.name in named:
+            raise ValueError(f"Duplicate tool name '{made.name}'")
+        named[made.name] = made
+    return named
+
+
+def check_names(signature: Any, tools: dict[str, Any]) -> None:
+    """Names that something else owns. Raises ``ValueError`` saying which."""
+    reserved = {
+        name for name in (*tools, *signature.input_fields) if name in REPL_NAMES or is_reserved_sandbox_name(name)
+    }
+    for name in tools:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise ValueError(f"Invalid tool name '{name}': must be a valid Python identifier and not a keyword")
+        if name in reserved:
+            raise ValueError(f"Tool name '{name}' conflicts with built-in sandbox function")
+    if "interpreter_factory" in signature.input_fields:
+        raise ValueError("'interpreter_factory' is reserved for runtime configuration, not a signature input")
+    if taken := sorted(reserved & set(signature.input_fields)):
+        raise ValueError(f"Input fields conflict with built-in sandbox functions: {taken}")
+    if taken := sorted(set(signature.input_fields) & set(tools)):
+        raise ValueError(f"Input fields conflict with user tools: {taken}")
+    if taken := sorted(set(signature.output_fields) & RESULT_NAMES):
+        raise ValueError(f"Output fields conflict with RLM result metadata: {taken}")

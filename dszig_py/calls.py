@@ -1,0 +1,101 @@
+"""The sub-calls of one run: each is recorded and published when it ends, however it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import anyio
+
+from dszig_py.environments.base import CallRefused
+from dszig_py.events import BudgetChanged, Event, SubCallFinished, SubCallStarted
+from dszig_py.text import truncate
+from dszig_py.trajectory import SubCall
+from dszig_py.usage import Ledger
+
+__all__ = ["PROMPT_KEPT", "Calls", "OpenCall"]
+
+PROMPT_KEPT = 2_000  # characters of a sub-call's prompt kept in the trajectory
+SETTLE_SECONDS = 6.0  # a cancelled child closes its session, which takes at most five
+
+
+class OpenCall:
+    """A sub-call that is under way; ``done`` is what will be recorded of it."""
+
+    def __init__(self, call: SubCall) -> None:
+        self.done = call
+
+    def note(self, **what: Any) -> None:
+        self.done = replace(self.done, **what)
+
+
+class Calls:
+    """The book of a run's sub-calls. ``publish`` takes events and never raises."""
+
+    def __init__(self, run: str, ledger: Ledger, publish: Callable[[Event], None]) -> None:
+        self.run, self.ledger, self.publish = run, ledger, publish
+        self._done: list[SubCall] = []
+        self._count = self._under_way = 0
+        self._idle: anyio.Event | None = None
+        self._told = ledger.usage
+        self._started = time.monotonic()
+
+    def __bool__(self) -> bool:
+        """Whether there are any to take."""
+        return bool(self._done)
+
+    def take(self) -> tuple[SubCall, ...]:
+        """The sub-calls recorded since this was last called."""
+        taken, self._done = self._done, []
+        return tuple(taken)
+
+    def new_id(self) -> str:
+        """An id for a sub-call or a batch, which begins with the run's."""
+        self._count += 1
+        return f"{self.run}.{self._count}"
+
+    async def settled(self) -> None:
+        """Wait until cancelled calls have ended and are recorded."""
+        if self._under_way:
+            self._idle = anyio.Event()
+            with anyio.move_on_after(SETTLE_SECONDS):
+                await self._idle.wait()
+
+    def budget_changed(self) -> None:
+        """Publish what was spent, where it is not what was last published."""
+        usage = self.ledger.usage
+        if usage is not self._told:  # a ledger's usage is replaced, never changed
+            self._told = usage
+            self.publish(BudgetChanged(self.run, self.ledger.depth, usage, self.ledger.remaining()))
+
+    @contextmanager
+    def recorded(self, kind: str, prompt: Any, batch: str, index: int) -> Generator[OpenCall]:
+        """Record one sub-call, however it ends; a cancelled one too, since it may have been paid for."""
+        text = prompt if isinstance(prompt, str) else f"{prompt!r:.{PROMPT_KEPT}}"
+        begun = time.monotonic()
+        started, kept = begun - self._started, truncate(text, PROMPT_KEPT)
+        call = OpenCall(SubCall(self.new_id(), kind, kept, len(text), started=started, batch=batch, index=index))
+        self.publish(SubCallStarted(self.run, self.ledger.depth, call.done.id, kind))
+        self._under_way += 1
+        try:
+            yield call
+        except CallRefused as refusal:
+            call.note(error=str(refusal))
+            raise
+        except BaseException as error:
+            call.note(error=type(error).__name__)
+            raise
+        finally:
+            call.note(seconds=time.monotonic() - begun)
+            self._finished(call.done)
+
+    def _finished(self, call: SubCall) -> None:
+        self._done.append(call)
+        self._under_way -= 1
+        if self._idle is not None and not self._under_way:
+            self._idle.set()
+        self.publish(SubCallFinished(self.run, self.ledger.depth, call))
+        self.budget_changed()

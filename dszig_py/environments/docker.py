@@ -1,0 +1,300 @@
+"""A worker in a container of docker's or podman's: no network, a read-only image, no capabilities, bounded in memory and
+processes. Slower to start than the hardened worker by a few hundred milliseconds, and it works where a kernel holds none.
+
+The protocol is the same, over the standard input and output of ``docker run``. What the container gets of this machine is
+one read-only folder with the worker's program and the inputs, removed as soon as they are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from dszig_py.environments import inputs
+from dszig_py.environments._link import Link
+from dszig_py.environments._opening import off_loop, packed_inputs, size_in_bytes, started
+from dszig_py.environments.base import CellLimits, Host, Isolation
+from dszig_py.environments.session import WorkerSession
+from dszig_py.errors import EnvironmentFailure, InputError
+
+if TYPE_CHECKING:
+    from dszig_py.contract import Contract
+
+__all__ = ["DockerEnvironment"]
+
+ENGINES = ("docker", "podman")
+_WORKER = Path(__file__).with_name("_worker")
+_SHARED = "/run/dszig"
+_TMP = "64m"
+_TMPFS = f"/tmp:size={_TMP},noexec,nosuid,nodev"  # noqa: S108 - in there
+_NOBODY = "65534:65534"
+_PROBE_SECONDS = 20.0
+_END_SECONDS = 10.0
+_CHUNK = 1 << 24
+_SELINUX = "/sys/fs/selinux/enforce"
+_ENVIRON = {"MALLOC_ARENA_MAX": "2", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "HOME": "/tmp"}  # noqa: S108 - in there
+
+_NOT_COVERED = (
+    "bugs of the kernel and of the container engine, and side channels of the processor",
+    "what lies in the image can be read",
+    "what the code puts into a prompt leaves this machine: sub-calls are a channel by design",
+)
+_running: dict[str, str] = {}  # what was asked for -> the engine that answered
+
+
+@dataclass(frozen=True, slots=True)
+class DockerEnvironment:
+    """Cells run in a container, one a session. ``image`` has Python 3.11 or later as ``python3``, and whatever packages
+    the code may import (pydantic, for typed calls with classes of its own); pin it by digest where that matters.
+
+    ``engine``: "docker", "podman", or the one of them that runs. ``memory``: of one container, inputs included; bytes or
+    text like "2g". ``pids``: processes and threads. ``cpus``: processors it may use. ``runtime``: another OCI runtime,
+    like "runsc". ``cell_seconds``: a cell's own time, waiting for host calls not counted.
+    """
+
+    image: str = "python:3.12-slim"
+    engine: str = "auto"
+    memory: int | str = "2g"
+    pids: int = 128
+    cpus: float = 1.0
+    runtime: str | None = None
+    cell_seconds: float = 30.0
+    max_frame: int = 64 * 1024 * 1024
+    name: str = field(default="docker", init=False)
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("auto", *ENGINES):
+            raise InputError(f"engine={self.engine!r}: it is 'auto', 'docker' or 'podman'")
+        size_in_bytes(self.memory)
+
+    async def open(self, contract: Contract, host: Host, limits: CellLimits) -> DockerSession:
+        """Start a container with the inputs. Raises :class:`InputError`, :class:`EnvironmentFailure`."""
+        engine = await off_loop(self.find_engine)
+        packed = await packed_inputs(contract)
+        return await started(DockerSession(self, engine, packed, host, limits))
+
+    def find_engine(self) -> str:
+        """The engine that runs here. Raises :class:`EnvironmentFailure` saying what each of them answered."""
+        if self.engine in _running:
+            return _running[self.engine]
+        told: list[str] = []
+        for engine in ENGINES if self.engine == "auto" else (self.engine,):
+            failure = _probe(engine)
+            if not failure:
+                _running[self.engine] = engine
+                return engine
+            told.append(f"{engine}: {failure}")
+        raise EnvironmentFailure(f"no container engine runs here ({'; '.join(told)})")
+
+    def command(self, engine: str, name: str, folder: str, request: dict[str, Any]) -> list[str]:
+        """The whole command that runs a worker, ``folder`` being what it gets to see of this machine."""
+        size = str(size_in_bytes(self.memory))
+        runtime = [] if self.runtime is None else ["--runtime", self.runtime]
+        environ = [part for key, value in _ENVIRON.items() for part in ("--env", f"{key}={value}")]
+        labelled = ",Z" if os.path.exists(_SELINUX) else ""  # else SELinux keeps the container from reading it
+        return [
+            *([engine, *runtime, "run"] if engine == "podman" else [engine, "run", *runtime]),
+            *("--rm", "--interactive", "--name", name, "--log-driver", "none"),
+            *("--network", "none", "--ipc", "none", "--read-only", "--tmpfs", _TMPFS),
+            *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", _NOBODY),
+            *("--pids-limit", str(self.pids), "--memory", size, "--memory-swap", size, "--cpus", f"{self.cpus:g}"),
+            *("--ulimit", "nofile=256:256", "--ulimit", "core=0:0", *_own_processes_limit()),
+            *("--volume", f"{folder}:{_SHARED}:ro{labelled}", "--workdir", "/tmp", *environ),  # noqa: S108 - in there
+            *("--entrypoint", "python3", self.image),
+            *("-s", "-P", "-B", f"{_SHARED}/worker/standalone.py", json.dumps(request)),
+        ]
+
+    def isolation(self, engine: str) -> Isolation:
+        """What holds around a container."""
+        covered = (
+            f"files: the code can read the image {self.image} and its inputs; it can write {_TMP} in a /tmp that goes with it",
+            "network: there is none",
+            f"processes: at most {self.pids} with all threads, as nobody, without capabilities and new privileges",
+            "secrets: the environment of the image, and no files, memory or descriptors of the host",
+            f"limits: {self.memory} of memory, {self.cpus:g} processors, output and open files",
+            f"kernel: the system calls that {engine}{f' with {self.runtime}' if self.runtime else ''} lets through",
+        )
+        return Isolation("container", covered, _NOT_COVERED)
+
+
+def _probe(engine: str) -> str:
+    """Why an engine cannot be used; empty where it can. ``docker version`` asks the daemon, and podman has none."""
+    asked = [engine, "version", "--format", "{{.Server.Version}}"] if engine == "docker" else [engine, "info"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)  # noqa: S603
+    except FileNotFoundError:
+        return "not installed"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if done.returncode == 0 else f"does not run: {(done.stderr or done.stdout).strip()[-300:]}"
+
+
+def _own_processes_limit() -> tuple[str, ...]:
+    """Ours, as the container's: podman else asks for a default that is more than some users, root included, may have."""
+    if sys.platform == "win32":
+        return ()
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    return () if most == resource.RLIM_INFINITY else ("--ulimit", f"nproc={most}:{most}")
+
+
+@dataclass(eq=False)
+class _Container:
+    """One container: its name, the ``docker run`` that holds it, what that says, and the folder shared with it."""
+
+    engine: str
+    name: str
+    folder: str
+    said: IO[bytes]
+    process: subprocess.Popen[bytes]
+    helpers: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.process.poll() is None:
+            asked = [self.engine, "kill", "--signal", number.name.removeprefix("SIG"), self.name]
+            with contextlib.suppress(OSError):
+                self.helpers.append(_quietly(asked))
+
+    def last_words(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_END_SECONDS)
+        self.said.seek(0)
+        return self.said.read().decode("utf-8", "replace").strip()[-800:]
+
+    def end(self) -> None:
+        """See to it that nothing is left. Blocking."""
+        try:
+            self.process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.helpers.append(_quietly([self.engine, "rm", "--force", self.name]))
+            self.process.kill()
+            self.process.wait()
+        for helper in self.helpers:
+            try:
+                helper.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                helper.kill()
+                helper.wait()
+        self.said.close()
+        remove(self.folder)
+
+
+def _quietly(command: list[str]) -> subprocess.Popen[bytes]:
+    null = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)  # noqa: S603
+
+
+class DockerSession(WorkerSession):
+    """One live REPL in a container."""
+
+    def __init__(
+        self, environment: DockerEnvironment, engine: str, packed: inputs.Packed, host: Host, limits: CellLimits
+    ) -> None:
+        self._environment = environment
+        self._engine = engine
+        self._containers: list[_Container] = []
+        super().__init__(
+            packed,
+            host,
+            limits,
+            isolation=environment.isolation(engine),
+            seconds=environment.cell_seconds,
+            max_frame=environment.max_frame,
+        )
+
+    async def start(self) -> None:
+        """Start a container, bind everything, and take the inputs off the disk again."""
+        await super().start()
+        await off_loop(remove, self._containers[-1].folder)
+
+    async def _connect(self, protocol: Callable[[], Link]) -> Link:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            try:
+                self._containers.append(await off_loop(self._run, theirs))
+            except OSError as error:
+                ours.close()
+                raise EnvironmentFailure(f"{self._engine} could not be started: {error}") from error
+        return (await asyncio.get_running_loop().create_unix_connection(protocol, sock=ours))[1]
+
+    def _run(self, pipe: socket.socket) -> _Container:
+        folder, specs = share(self._packed)
+        name = f"dszig-{uuid.uuid4().hex[:16]}"
+        request = {
+            "max_frame": self._environment.max_frame,
+            "address_space": size_in_bytes(self._environment.memory),
+            "inputs": [[*spec[:2], f"{_SHARED}/{spec[2]}", spec[3]] for spec in specs],
+        }
+        command = self._environment.command(self._engine, name, f"{folder}/shared", request)
+        said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the container; a pipe nobody reads would block it
+        end = pipe.fileno()
+        try:
+            process = subprocess.Popen(command, stdin=end, stdout=end, stderr=said, start_new_session=True)  # noqa: S603
+        except BaseException:
+            said.close()
+            remove(folder)
+            raise
+        return _Container(self._engine, name, folder, said, process)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._containers:
+            self._containers[-1].signal(number)
+
+    async def _last_words(self) -> str:
+        said = await off_loop(self._containers[-1].last_words)
+        return f"{self._engine} run: {said or 'it ended at once'}"
+
+    async def close(self) -> None:
+        """End the container and remove what was shared with it."""
+        await super().close()
+        containers, self._containers = self._containers, []
+        for container in containers:
+            await off_loop(container.end)
+
+
+def share(packed: inputs.Packed) -> tuple[str, list[list[Any]]]:
+    """A folder of its own, closed to other users, with ``shared`` in it: the worker's program and the inputs, each as
+    [name, kind, file, bytes]. Readable to all in there, for nobody is who reads it.
+    """
+    folder = tempfile.mkdtemp(prefix="dszig-")
+    try:
+        shared = os.path.join(folder, "shared")
+        os.mkdir(shared, 0o755)
+        shutil.copytree(_WORKER, os.path.join(shared, "worker"), ignore=shutil.ignore_patterns("__pycache__"))
+        specs: list[list[Any]] = []
+        for number, (name, kind, _index, size) in enumerate(packed.specs(0)):
+            specs.append([name, kind, f"input-{number}", size])
+            _copy(packed.fds[number], os.path.join(shared, f"input-{number}"), size)
+        for path, _folders, files in os.walk(shared):
+            os.chmod(path, 0o755)  # noqa: S103 - the folder around it is closed
+            for file in files:
+                os.chmod(os.path.join(path, file), 0o444)
+    except BaseException:
+        remove(folder)
+        raise
+    return folder, specs
+
+
+def _copy(fd: int, path: str, size: int) -> None:
+    with open(path, "wb") as file:
+        file.writelines(os.pread(fd, _CHUNK, start) for start in range(0, size, _CHUNK))
+
+
+def remove(folder: str) -> None:
+    """Remove what was shared; again is fine."""
+    shutil.rmtree(folder, ignore_errors=True)

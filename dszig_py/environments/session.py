@@ -1,0 +1,336 @@
+"""The protocol of a worker, seen from the host: whatever starts it, cells, calls, deadlines and losses work the same.
+
+What arrives is untrusted. A worker has no authority beyond the code it runs: forging a frame gains it nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import signal
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Any, cast
+
+from dszig_py.environments import inputs
+from dszig_py.environments._link import CellClock, Link, call_values, done_values, is_heavy, parse
+from dszig_py.environments._opening import off_loop
+from dszig_py.environments._worker import codec
+from dszig_py.environments.base import CallRefused, CellLimits, Execution, Host, Isolation
+from dszig_py.errors import DszigError, EnvironmentFailure
+from dszig_py.text import truncate
+
+__all__ = ["WorkerSession"]
+
+_MAX_CALLS_IN_FLIGHT, _MAX_BYTES_IN_FLIGHT = 4096, 128 * 1024 * 1024  # of one worker; beyond, it is not read from
+_VARIABLES_SECONDS = 5.0
+_VARIABLE = 200  # characters
+_INTERRUPT_GRACE = 2.0  # seconds between SIGINT and SIGKILL
+_MAX_LOSSES = 3
+
+
+class WorkerSession:
+    """One live REPL in a worker; replaced by a fresh one, inputs bound again, when it dies.
+
+    A kind of worker says how one is started (:meth:`_connect`) and signalled (:meth:`_signal`). ``seconds``: a cell's own.
+    """
+
+    def __init__(
+        self,
+        packed: inputs.Packed,
+        host: Host,
+        limits: CellLimits,
+        *,
+        isolation: Isolation,
+        seconds: float,
+        max_frame: int,
+    ) -> None:
+        self._packed = packed
+        self._isolation = isolation
+        self._host = host
+        self._limits = limits
+        self._seconds = seconds if limits.seconds is None else limits.seconds
+        self._max_frame = max_frame
+        self._link: Link | None = None
+        self._answers: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._context = contextvars.copy_context()
+        self._clock: CellClock | None = None
+        self._in_flight = self._in_flight_bytes = self._being_answered = 0
+        self._number = 0
+        self._names: list[str] = []
+        self._submission: dict[str, Any] | None = None
+        self._losses = 0
+        self._closed = False
+        self._told = True  # the model knows of the last worker's end, if it has ended
+
+    @property
+    def isolation(self) -> Isolation:
+        return self._isolation
+
+    @abstractmethod
+    async def _connect(self, protocol: Callable[[], Link]) -> Link:
+        """Start a worker that has the packed inputs; its link. Raises :class:`EnvironmentFailure`."""
+
+    @abstractmethod
+    def _signal(self, number: signal.Signals) -> None:
+        """Signal the worker that was started last, if it still runs. Never raises, and does not wait."""
+
+    async def _last_words(self) -> str:
+        """What a worker that did not come up left behind, for the message."""
+        assert self._link is not None
+        return self._link.gone.result()
+
+    async def start(self) -> None:
+        """Start a worker, bind everything. Raises :class:`EnvironmentFailure` where it does not come up."""
+        ready = self._answers["ready"] = asyncio.get_running_loop().create_future()
+        self._link = await self._connect(lambda: Link(self._max_frame, self._on_frame))
+        self._link.send({"t": "bind", "values": self._packed.inline, "functions": self._functions()})
+        await asyncio.wait([ready, self._link.gone], return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            raise EnvironmentFailure(f"a worker did not start: {await self._last_words()}")
+        if "error" in ready.result():
+            self._link.break_off("it did not start")
+            raise EnvironmentFailure(f"a worker could not be started: {ready.result()['error']}")
+        self._names = []
+        self._told = False
+
+    def _functions(self) -> list[list[str]]:
+        return [["SUBMIT", "Finish with the outputs."], *([name, doc] for name, doc in self._host.functions.items())]
+
+    async def execute(self, code: str) -> Execution:
+        """Run one cell; a dead worker is replaced first. Cancelling this kills the cell with its session."""
+        if self._closed:
+            raise EnvironmentFailure("the session is closed")
+        lost = ""
+        if self._link is None or self._link.gone.done():
+            lost = "" if self._told else self._loss()  # it ended between two cells
+            self._cancel_calls()
+            await self.start()
+        execution = await self._execute(code)
+        return replace(execution, lost=f"{lost} {execution.lost}".strip()) if lost else execution
+
+    async def _execute(self, code: str) -> Execution:
+        assert self._link is not None
+        self._number += 1
+        self._submission = None
+        self._context = contextvars.copy_context()
+        started = time.monotonic()
+        done = self._answers["done"] = asyncio.get_running_loop().create_future()
+        self._clock = CellClock(self._seconds, self._interrupt)
+        frame = {"t": "exec", "x": self._number, "number": self._number, "code": code}
+        self._link.send({**frame, "out": self._limits.output_chars, "seconds": self._seconds})
+        try:
+            self._clock.run()
+            await asyncio.wait([done, self._link.gone], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            # The cell would otherwise run on and hold up what is asked of the session next; so would its calls.
+            self._cancel_calls()
+            self._kill()
+            raise
+        finally:
+            self._clock.hold()
+            self._clock = None
+        if not done.done():
+            return self._lost(time.monotonic() - started)
+        self._losses = 0
+        return self._execution(done.result(), time.monotonic() - started)
+
+    def _execution(self, done: dict[str, Any], seconds: float) -> Execution:
+        self._names = done["names"]
+        limit, value = self._limits.output_chars, done["value"]
+        return Execution(
+            stdout=truncate(done["text"], limit, total=done["chars"]),
+            stdout_chars=done["chars"],
+            value=None if value is None else truncate(value, limit + 200),  # the worker has cut it, if it is honest
+            error="" if self._submission is not None else done["error"],
+            submission=self._submission,
+            seconds=seconds,
+        )
+
+    def _lost(self, seconds: float) -> Execution:
+        """The worker is gone in mid-cell: say what went with it; the next cell gets a new one."""
+        assert self._link is not None
+        self._cancel_calls()
+        self._kill()
+        self._losses += 1
+        lost = self._loss()
+        if self._submission is not None:  # accepted before the end came: it stands
+            return Execution(submission=self._submission, seconds=seconds, lost=lost)
+        if self._losses >= _MAX_LOSSES:
+            raise EnvironmentFailure(f"no worker can be kept alive: {self._losses} were lost in a row. {lost}")
+        return Execution(lost=lost, seconds=seconds)
+
+    def _loss(self) -> str:
+        """What the worker's end took along, in words for the model."""
+        assert self._link is not None
+        self._told = True
+        inputs_ = {name for name, _ in self._packed.packs} | {name for name, _ in self._packed.inline}
+        gone = [name for name in self._names if name not in inputs_]
+        why = self._link.gone.result()
+        lost = f"The REPL process was lost: {why}. A new one is up with the inputs as they were first given."
+        return lost + (f" Gone: {', '.join(gone[:50])}." if gone else " No other variables were lost.")
+
+    def _interrupt(self) -> None:
+        """The cell's seconds are over: SIGINT, which keeps the variables; SIGKILL if that does not end it."""
+        self._signal(signal.SIGINT)
+        number, waiting = self._number, set(self._tasks)
+
+        def kill() -> None:
+            if self._clock is None or self._number != number or self._link is None:
+                return
+            if not all(task.done() for task in waiting):  # it stops when the call it was in is answered
+                asyncio.get_running_loop().call_later(_INTERRUPT_GRACE, kill)
+                return
+            self._link.break_off(f"the cell ran longer than {self._seconds:g} s and did not stop when asked")
+            self._kill()
+
+        asyncio.get_running_loop().call_later(_INTERRUPT_GRACE, kill)
+
+    def _on_frame(self, link: Link, body: bytes) -> None:
+        if is_heavy(body):
+            link.hold("parsing", True)  # one at a time, and in order
+            self._spawn(self._parse_then_handle(link, body))
+            return
+        with self._protocol(link):
+            self._handle(parse(body), len(body))
+
+    async def _parse_then_handle(self, link: Link, body: bytes) -> None:
+        with self._protocol(link):
+            frame = await off_loop(parse, body)
+            if link is self._link:  # its worker has not been replaced meanwhile
+                self._handle(frame, len(body), heavy=True)
+        link.hold("parsing", False)
+
+    @contextlib.contextmanager
+    def _protocol(self, link: Link) -> Generator[None, None, None]:
+        """A worker that sends what is no part of the protocol is cut off and killed."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, MemoryError):
+            link.break_off("it sent something that is not part of the protocol")
+            if link is self._link:
+                self._kill()
+
+    def _handle(self, frame: dict[str, Any], size: int, *, heavy: bool = False) -> None:
+        """One message of the worker. Whatever it holds is untrusted; anything unexpected is a broken protocol."""
+        kind = frame["t"]
+        if kind == "call":
+            if type(frame["id"]) is not int or not isinstance(frame["name"], str):
+                raise ValueError("malformed")
+            self._spawn(self._call(frame["id"], frame["name"], frame["args"], frame["kwargs"], size, heavy))
+            return
+        if kind == "done" and frame["x"] != self._number:
+            raise ValueError("an answer to another execution")
+        answer = self._answers.get({"failed": "ready"}.get(kind, kind))
+        if answer is None or answer.done():
+            raise ValueError("an answer nobody asked for")
+        answer.set_result(done_values(frame) if kind == "done" else frame)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, context=self._context.copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _call(self, call_id: int, name: str, args: Any, kwargs: Any, size: int, heavy: bool) -> None:
+        """Serve one call from inside and send its reply, to the worker that asked and no later one."""
+        link = self._link
+        assert link is not None
+        self._calls_in_flight(+1, size)
+        try:
+            reply: dict[str, Any]
+            try:
+                reply = await self._serve(name, args, kwargs, heavy)
+            except CallRefused as refusal:
+                reply = {"error": [refusal.kind, str(refusal)]}
+            except DszigError as error:  # the run's end, not the cell's business: a replay that no longer matches
+                self._abort(error)
+                return
+            except Exception as error:  # a fault of ours must not leave the cell waiting for ever
+                reply = {"error": ["RuntimeError", f"{name} failed in the host: {type(error).__name__}: {error}"]}
+            try:
+                link.send({"t": "reply", "id": call_id, **reply})
+            except ValueError as error:
+                link.send({"t": "reply", "id": call_id, "error": ["ValueError", f"the answer of {name} takes {error}"]})
+        finally:
+            self._calls_in_flight(-1, -size)
+
+    def _abort(self, error: Exception) -> None:
+        """End the execution that runs with ``error``."""
+        done = self._answers.get("done")
+        if done is not None and not done.done():
+            done.set_exception(error)
+
+    async def _serve(self, name: str, args: Any, kwargs: Any, heavy: bool) -> dict[str, Any]:
+        try:
+            if heavy:
+                args, kwargs = await off_loop(call_values, args, kwargs)
+            else:
+                args, kwargs = call_values(args, kwargs)
+        except (ValueError, TypeError) as error:
+            raise CallRefused(f"{name}: the arguments cannot be passed: {error}", "TypeError") from None
+        self._awaited(+1)
+        try:
+            if name == "SUBMIT":
+                outputs = await self._host.submit(args, kwargs)
+                if self._submission is None:
+                    self._submission = outputs
+                return {"submitted": True}
+            answer = await self._host.call(name, args, kwargs)
+        finally:
+            self._awaited(-1)
+        return {"ok": await off_loop(codec.encode, answer) if heavy else codec.encode(answer)}
+
+    def _awaited(self, change: int) -> None:
+        """The cell's clock stands while the host answers; taking its values in and out is the cell's own time."""
+        self._being_answered += change
+        if self._clock is not None:
+            (self._clock.hold if self._being_answered else self._clock.run)()
+
+    def _calls_in_flight(self, change: int, size: int) -> None:
+        self._in_flight += change
+        self._in_flight_bytes += size
+        if self._link is not None:
+            many = self._in_flight > _MAX_CALLS_IN_FLIGHT or self._in_flight_bytes > _MAX_BYTES_IN_FLIGHT
+            self._link.hold("calls", many)
+
+    async def variables(self) -> dict[str, str]:
+        if self._link is None or self._link.gone.done():
+            return {}
+        answer = self._answers["vars"] = asyncio.get_running_loop().create_future()
+        self._link.send({"t": "vars"})
+        await asyncio.wait([answer, self._link.gone], return_when=asyncio.FIRST_COMPLETED, timeout=_VARIABLES_SECONDS)
+        if not answer.done():
+            self._link.break_off("showing one of its variables does not come to an end")
+            self._kill()
+            return {}
+        found = answer.result().get("vars")
+        items = list(cast("dict[str, Any]", found).items())[:500] if isinstance(found, dict) else []
+        return {name[:_VARIABLE]: text[:_VARIABLE] for name, text in items if isinstance(text, str)}
+
+    def _kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _cancel_calls(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+
+    async def close(self) -> None:
+        """Kill the worker, end its calls, give the inputs back. The socket's end proves that the process is gone."""
+        if self._closed:
+            return
+        self._closed = True
+        self._packed.release()  # the worker has its own
+        self._cancel_calls()
+        self._kill()
+        if self._link is not None:
+            self._link.drop()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._link.gone), 5)
+            if self._link.transport is not None:
+                self._link.transport.abort()
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,109 @@
+"""Judges: an example and what was answered to a :class:`Score` with words that help whoever has to improve."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+from dszig_py.evals.tasks import Example, Score
+
+__all__ = ["choice", "contains", "contains_all", "count", "names", "pairs"]
+
+MENTIONED = 5  # missing and surplus items named in a feedback
+
+
+def contains(example: Example, given: Any) -> Score:
+    """Whether the right text stands in the answer, as RULER counts it."""
+    right = str(example.answer)
+    if _has(str(given), right):
+        return Score(1.0, "right")
+    return Score(0.0, f"right is {right!r}, the answer was {str(given)[:200]!r}")
+
+
+def contains_all(example: Example, given: Any) -> Score:
+    """The share of the right texts that stand in the answer."""
+    wanted = [str(text) for text in example.answer]
+    missing = [text for text in wanted if not _has(str(given), text)]
+    if not missing:
+        return Score(1.0, "right")
+    return Score(1 - len(missing) / len(wanted), f"missing: {_listed(missing)}")
+
+
+def choice(example: Example, given: Any) -> Score:
+    """One of the alternatives in ``meta["choices"]``: the right one, and no other beside it."""
+    said = [option for option in example.meta["choices"] if _has(str(given), option)]
+    if said == [example.answer]:
+        return Score(1.0, "right")
+    return Score(0.0, f"right is {example.answer!r}, the answer was {str(given)[:200]!r}")
+
+
+def count(example: Example, given: Any) -> Score:
+    """0.75 to the power of the distance, as OOLONG scores numbers."""
+    number = _number(given)
+    if number is None:
+        return Score(0.0, f"right is {example.answer}, the answer is no number: {str(given)[:200]!r}")
+    off = abs(number - example.answer)
+    if off == 0:
+        return Score(1.0, "right")
+    way = "many" if number > example.answer else "few"
+    # Beyond a hundred the score is 0 to ten digits, and a power of a huge number takes for ever.
+    return Score(
+        0.75**off if off < 100 else 0.0, f"right is {example.answer}, the answer was {number:g}: {off:g} too {way}"
+    )
+
+
+def names(example: Example, given: Any) -> Score:
+    """F1 of a set of names, without regard to order and case."""
+    return _f1({str(name).lower() for name in example.answer}, {str(name).strip().lower() for name in _items(given)})
+
+
+def pairs(example: Example, given: Any) -> Score:
+    """F1 of a set of unordered pairs of numbers."""
+    found = [_pair(pair) for pair in _items(given)]
+    return _f1({_pair(pair) for pair in example.answer}, {pair for pair in found if pair})
+
+
+def _f1(right: set[Any], given: set[Any]) -> Score:
+    if right == given:
+        return Score(1.0, "right")
+    hits = len(right & given)
+    value = 2 * hits / (len(right) + len(given))
+    missing, surplus = sorted(right - given), sorted(given - right)
+    parts = [f"missing: {_listed(missing)}"] * bool(missing) + [f"wrong: {_listed(surplus)}"] * bool(surplus)
+    return Score(value, f"{hits} of {len(right)} are right; {'; '.join(parts)}")
+
+
+def _listed(items: Sequence[Any]) -> str:
+    more = f" and {len(items) - MENTIONED} more" if len(items) > MENTIONED else ""
+    return ", ".join(str(item) for item in items[:MENTIONED]) + more
+
+
+def _has(text: str, wanted: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _number(given: Any) -> float | int | None:
+    if isinstance(given, (int, float)) and not isinstance(given, bool):
+        return given if given == given and abs(given) != float("inf") else None  # noqa: PLR0124  # NaN is not itself
+    found: list[str] = re.findall(r"-?\d[\d,]*(?:\.\d+)?", str(given))
+    if not found:
+        return None
+    text = found[-1].replace(",", "")[:300]
+    return float(text) if "." in text else int(text)
+
+
+def _items(given: Any) -> Iterable[Any]:
+    if isinstance(given, str):
+        return [part for part in re.split(r"[,\n]", given) if part.strip()]
+    return cast("Iterable[Any]", given) if isinstance(given, (list, tuple, set, frozenset)) else []
+
+
+def _pair(pair: Any) -> tuple[int, ...]:
+    found: list[Any] = (
+        list(cast("list[Any]", pair)) if isinstance(pair, (list, tuple)) else re.findall(r"\d+", str(pair))
+    )
+    try:
+        return tuple(sorted(int(number) for number in found))
+    except (TypeError, ValueError):
+        return ()
