@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
 from collections.abc import Callable, Mapping
@@ -95,11 +96,21 @@ class DspyLM:
         return Reply(text, usage, self.model, cached=bool(recorder.history) and not usage.calls)
 
     async def _answer(self, lm: Any, request: Request) -> Any:
+        if request.images:
+            return await self._seen(lm, request)
         if not isinstance(lm, dspy.BaseLM):
             return await in_thread(self._limiter, lm, request.prompt)
         if _has_own_async(lm):
             return await lm.acall(request.prompt)
         return await in_thread(self._limiter, lm, request.prompt)
+
+    async def _seen(self, lm: Any, request: Request) -> Any:
+        """With images the prompt goes through a predictor, whose adapter knows how each provider takes them."""
+        predictor = dspy.Predict("prompt: str, images: list[dspy.Image] -> reply: str")
+        images = [dspy.Image(url) for url in request.images]
+        with dspy.context(lm=lm, trace=[]):
+            answered = await in_thread(self._limiter, predictor, prompt=request.prompt, images=images)
+        return [answered.reply]
 
 
 def _has_own_async(lm: Any) -> bool:
@@ -143,7 +154,7 @@ def tool_function(tool: Any) -> Callable[..., Any]:
             return tool(**named(args, kwargs))
 
         call = call_sync
+    functools.update_wrapper(call, function)  # inspect.signature and get_type_hints find the tool's own
     call.__name__ = call.__qualname__ = tool.name
     call.__doc__ = tool.desc or function.__doc__
-    call.__wrapped__ = function  # type: ignore[attr-defined]  # inspect.signature and get_type_hints follow it
     return call

@@ -38,7 +38,8 @@ class OwnEnvironment:
 
     def __call__(self) -> Any:
         raise dspy.CodeInterpreterError(
-            "this predictor needs a DSPy interpreter; build the outer RLM with interpreter_factory=..."
+            "this predictor needs a DSPy interpreter: build the outer RLM with interpreter_factory=...; for a nested RLM, "
+            "dspy_compat.install(dspy)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ def _small(inputs: dict[str, Any]) -> dict[str, Any]:
 
 def stub(contract: str) -> str:
     """One line for a whole contract: names of variables, and that the rest is not shown."""
-    names = [line.strip().partition(":")[0] for line in contract.splitlines() if line.startswith("  ") and ": " in line]
+    variables = contract.partition("Variables in the REPL:\n")[2].partition("\n\n")[0]
+    names = re.findall(r"^  (\w+): ", variables, re.MULTILINE)
     return truncate(f"(another task's contract, variables {', '.join(names[:4])}; not shown here)", STUB_CHARS)
 
 
@@ -124,7 +126,7 @@ class _PredictorLM:
             raise
         except dspy.LMError as error:
             raise LMError(f"{type(error).__name__}: {error}") from error
-        text = "\n".join(str(value) for value in dict(self.prediction).values()) if self.prediction is not None else ""
+        text = str(self.prediction)
         usage = recorder.usage(time.perf_counter() - started, request, text)
         return Reply(text, usage, self.name, cached=bool(recorder.history) and not usage.calls)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -14,6 +15,8 @@ from dspy_compat._adapters import DspyLM, tool_function
 from dspy_compat._callbacks import subscriber
 from dspy_compat._facade import OwnEnvironment, sub_agents
 from dspy_compat._policy import PredictPolicy, Steps
+from dspy_compat._signatures import adopted
+from dspy_compat._types import Inputs, prepared
 from dszig_py import environments, portal, runner
 from dszig_py.errors import DszigError, InputError
 from dszig_py.lm.base import LM
@@ -43,9 +46,10 @@ async def aforward(
     """Run once. What ends it other than an input error or a cancellation is a prediction, unless asked to raise."""
     check_inputs(module, inputs)
     steps = Steps(module.trace_steps)
-    plan = _plan(module, factory, steps, use_async)
+    made = prepared(inputs)
+    plan = _plan(module, factory, steps, made, use_async)
     try:
-        prediction = await runner.run(plan, inputs, subscriber(module))
+        prediction = await runner.run(plan, made.values, subscriber(module))
     except InputError as error:
         raise ValueError(str(error)) from error
     except DszigError as error:
@@ -57,7 +61,7 @@ async def aforward(
     return to_dspy(prediction)
 
 
-def _plan(module: RLM, factory: Callable[[], Any] | None, steps: Steps, use_async: bool) -> runner.Plan:
+def _plan(module: RLM, factory: Callable[[], Any] | None, steps: Steps, made: Inputs, use_async: bool) -> runner.Plan:
     # Blocking calls get a limiter of their own in each run: sixty predictors in threads that each wait for a nested run
     # would wait for themselves on a shared one.
     limiter = anyio.CapacityLimiter(module.budget.max_concurrency + 4)
@@ -83,7 +87,10 @@ def _plan(module: RLM, factory: Callable[[], Any] | None, steps: Steps, use_asyn
     environment = environments.resolve(_environment(module, chosen))
 
     def agents(ledger: Ledger) -> runner.Preamble:
-        return sub_agents(module, _sub_lm(module), ledger)
+        own = sub_agents(module, _sub_lm(module), ledger)
+        if ledger.depth:  # a child has inputs of its own
+            return own
+        return replace(own, code="\n".join([own.code, *made.code]), notes=(*own.notes, *made.notes))
 
     tools = {name: Tool.of(name, tool_function(tool)) for name, tool in module.tools.items()}
     return runner.Plan(
@@ -99,6 +106,7 @@ def _plan(module: RLM, factory: Callable[[], Any] | None, steps: Steps, use_asyn
         child_tools=frozenset(tools),
         check=module.check,
         max_output_chars=module.max_output_chars,
+        images=made.images,
         preamble=None if _is_interpreter(chosen) else agents,
     )
 
@@ -156,13 +164,9 @@ def to_dspy(prediction: Prediction) -> dspy.Prediction:
     told = [{"reasoning": i.action.reasoning, "code": i.action.code, "output": i.observation} for i in iterations]
     submitted = prediction.termination.kind == "submitted"
     reasoning = iterations[-1].action.reasoning if iterations and submitted else FORCED
-    return dspy.Prediction(
-        **prediction.outputs,
-        trajectory=told,
-        final_reasoning=reasoning,
-        termination=prediction.termination,
-        run=prediction.trajectory,
-    )
+    about = {"termination": prediction.termination, "run": prediction.trajectory}
+    # The outputs last: dspy.majority votes on the last field.
+    return dspy.Prediction(trajectory=told, final_reasoning=reasoning, **about, **prediction.outputs)
 
 
 def migrated(state: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +189,8 @@ def migrated(state: dict[str, Any]) -> dict[str, Any]:
         if isinstance(stock, dspy.Predict):
             ours = getattr(fresh, name)
             ours.demos, ours.lm, ours.config = stock.demos, stock.lm, stock.config
+            told = adopted(stock.signature.instructions, ours.signature.instructions)
+            ours.signature = ours.signature.with_instructions(told)
     return {**fresh.__dict__, "_compiled": state.get("_compiled", False)}
 
 

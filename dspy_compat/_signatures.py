@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import keyword
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,13 +16,25 @@ from dszig_py.prompts import INSTRUCTIONS
 from dszig_py.signature import REPL_NAMES
 from dszig_py.strategy import Strategy
 
-__all__ = ["Step", "action_signature", "check_names", "extract_signature", "normalized_tools"]
+__all__ = ["Step", "action_signature", "adopted", "check_names", "extract_signature", "normalized_tools"]
 
 RESULT_NAMES = frozenset({"trajectory", "final_reasoning", "termination", "run"})
 
 EXTRACT = """\
 The work on a task has ended without a SUBMIT. From the contract and what was done in the REPL, give the outputs as far as what \
 was found supports them."""
+
+# What dspy.RLM writes into its instructions: a contract, which would contradict the one a run really has.
+_STOCK_CONTRACT = re.compile(
+    r"You are tasked with producing the following outputs given the inputs .*?When done, call SUBMIT\(\) with your output\."
+    r"(?:\n+Additional tools available[^\n]*(?:\n- `[^\n]*)*)?",
+    re.DOTALL,
+)
+
+
+def adopted(instructions: str, own: str) -> str:
+    """Saved instructions as ours: dspy.RLM's own text gives way to ``own``; what was tuned or appended stays."""
+    return _STOCK_CONTRACT.sub(lambda _: own, instructions, count=1)
 
 
 class Step(dspy.Predict):
@@ -52,7 +65,7 @@ class Step(dspy.Predict):
         """Instructions, demos and LM are taken; saved field rows are not: they match by position, whatever they name."""
         before = self.signature
         super().load_state(state, **options)
-        self.signature = before.with_instructions(self.signature.instructions)
+        self.signature = before.with_instructions(adopted(self.signature.instructions, before.instructions))
         return self
 
 

@@ -25,7 +25,7 @@ from dszig_py.errors import InputError, SignatureError
 from dszig_py.signature import Field, Signature, type_text
 from dszig_py.text import clean, truncate
 
-__all__ = ["Contract", "SubmissionRefused", "Variable", "brief", "coerce", "compile_contract"]
+__all__ = ["Contract", "Prepared", "SubmissionRefused", "Variable", "brief", "coerce", "compile_contract"]
 
 PREVIEW_CHARS = 800
 SHOW_CHARS = 20_000  # what Strategy(show=[...]) shows of a field
@@ -47,6 +47,16 @@ class Variable:
     preview: str
     whole: bool
     desc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An input in a form of its caller's making: ``value`` is what is bound, the rest what the model is told of it."""
+
+    value: Any
+    type: str
+    size: str = ""
+    preview: str = ""
 
 
 class SubmissionRefused(ValueError):
@@ -136,9 +146,12 @@ class Contract:
 
 def _ask(check: Callable[[dict[str, Any]], str | None], outputs: dict[str, Any]) -> str | None:
     try:
-        return check(dict(outputs))
+        said = cast("object", check(dict(outputs)))
     except Exception as error:  # an assert in a check is a natural way to write one
         return f"{type(error).__name__}: {error}"
+    if said is False:  # a check written as a predicate; True, as None, lets the outputs through
+        return "the caller's check does not accept these outputs"
+    return said if isinstance(said, str) else None
 
 
 def coerce(tp: Any, value: Any) -> Any:
@@ -278,6 +291,8 @@ def compile_contract(
 
 
 def _variable(f: Field, value: Any, limit: int) -> Variable:
+    if isinstance(value, Prepared):
+        return Variable(f.name, value.type, value.value, value.size, value.preview, whole=False, desc=f.desc)
     value = _input(f, value)
     preview, whole = _preview(value, limit)
     return Variable(f.name, _type_of(value, f), value, _size(value), preview, whole, f.desc)

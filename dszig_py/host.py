@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -53,6 +53,7 @@ class RunHost:
     publish: Callable[[Event], None]
     spawn: Spawn
     sub_calls_allowed: bool = True
+    images: Mapping[str, str] = field(default_factory=dict[str, str])
     contract: Contract | None = None
 
     def __post_init__(self) -> None:
@@ -104,18 +105,30 @@ class RunHost:
         except SubmissionRefused as refusal:
             raise CallRefused(str(refusal), "ValueError") from None
 
-    async def _llm_query(self, prompt: Any, lm: str | None = None) -> str:
-        return await self._query(prompt, self._named(lm), "", 0)
+    async def _llm_query(self, prompt: Any, lm: str | None = None, images: Any = None) -> str:
+        return await self._query(prompt, self._named(lm), "", 0, self._pictures(images))
 
     async def _llm_query_batched(self, prompts: Any, lm: str | None = None) -> list[Any]:
         model = self._named(lm)
         return await self._batch("llm_query_batched", prompts, lambda p, batch, i: self._query(p, model, batch, i))
 
-    async def _query(self, prompt: Any, lm: LM, batch: str, index: int) -> str:
+    def _pictures(self, handles: Any) -> tuple[str, ...]:
+        """The images behind handles: only those given as inputs can be sent."""
+        if handles is None:
+            return ()
+        if not isinstance(handles, (list, tuple)):
+            raise CallRefused("images takes a list of handles", "TypeError")
+        given = cast("list[Any]", handles)
+        names = [cast("dict[str, Any]", h).get("image") if isinstance(h, dict) else None for h in given]
+        if unknown := [n for n in names if n not in self.images]:
+            raise CallRefused(f"no image input is called {unknown[0]!r}", "ValueError")
+        return tuple(self.images[str(name)] for name in names)
+
+    async def _query(self, prompt: Any, lm: LM, batch: str, index: int, images: tuple[str, ...] = ()) -> str:
         with self._recorded("llm_query", prompt, batch, index) as call:
             if not isinstance(prompt, str):
                 raise CallRefused(f"llm_query takes text, not {type(prompt).__name__}", "TypeError")
-            return await self._ask(call, Request.of(_encodable(prompt)), lm)
+            return await self._ask(call, replace(Request.of(_encodable(prompt)), images=images), lm)
 
     async def _predict(
         self, signature: Any, inputs: dict[str, Any], classes: Any = None, lm: str | None = None, error: str = ""

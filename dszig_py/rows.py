@@ -177,7 +177,7 @@ def load(lines: Iterable[bytes], path: str) -> Trajectory:
     root = next(iter(runs.values()))
     try:
         return _built(root, runs)
-    except (LookupError, RecursionError) as error:
+    except (LookupError, RecursionError, TypeError) as error:
         raise ValueError(f"{path}: damaged: {error}") from error
 
 

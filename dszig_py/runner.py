@@ -62,6 +62,7 @@ class Plan:
     check: Callable[[dict[str, Any]], str | None] | None = None
     max_output_chars: int = 10_000
     preamble: Callable[[Ledger], Preamble] | None = None
+    images: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def lm(self, depth: int) -> LM:
         """The model that decides at ``depth``: the root on ``lm``, children on ``sub_lm``."""
@@ -125,7 +126,9 @@ class _Run:
         allowed = plan.strategy.sub_calls
         self.preamble = plan.preamble(ledger) if plan.preamble is not None and allowed else Preamble()
         tools = {**plan.tools, **self.preamble.tools}
-        self.host = RunHost(self.id, ledger, gate, sub_lm, plan.named_lms, tools, publish, self._spawn, allowed)
+        self.host = RunHost(
+            self.id, ledger, gate, sub_lm, plan.named_lms, tools, publish, self._spawn, allowed, plan.images
+        )
         self.contract = self._compile()
         self.host.contract = self.contract
         self.policy = plan.policy(plan, self.lm, gate)

@@ -44,7 +44,7 @@ class Tool:
             check: Callable[..., Any] = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(
                 _with_types(self.function)
             )
-        except (PydanticUserError, NameError, TypeError):  # annotations that pydantic cannot read: as Python calls it
+        except (PydanticUserError, NameError, TypeError, KeyError):  # annotations that pydantic cannot read: as Python calls it
             return self.function
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -69,6 +69,7 @@ def _with_types(function: Callable[..., Any]) -> Callable[..., Any]:
     copy = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
+    copy.__dict__.update(function.__dict__)  # a decorated function's signature is found by __wrapped__
     copy.__kwdefaults__, copy.__annotations__ = function.__kwdefaults__, hints
     copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
     return copy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from typing import Any
 
 import dspy
@@ -19,15 +18,16 @@ class Engine:
         self.script = script
         self.prompts: list[str] = []
         self.requests: list[Any] = []
-        self.lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
+        return self  # copies of an LM are the same model
 
     def complete(self, request: Any) -> Response:
         system = request.system if isinstance(request.system, str) else "".join(p.text for p in request.system or ())
         texts = ["".join(getattr(p, "text", "") or f"<{type(p).__name__}>" for p in m.parts) for m in request.messages]
         prompt = "\n\n".join([system, *texts])
-        with self.lock:
-            self.prompts.append(prompt)
-            self.requests.append(request)
+        self.prompts.append(prompt)
+        self.requests.append(request)
         reply = self.script(prompt, texts[-1])
         if isinstance(reply, BaseException):
             raise reply
@@ -64,8 +64,8 @@ def step(code: str, reasoning: str = "go on") -> str:
 
 
 def asked(prompt: str) -> list[str]:
-    """The output fields a ChatAdapter prompt asks for."""
-    told = prompt.partition("Your output fields are:")[2].partition("All interactions")[0]
+    """The output fields a prompt of dspy's asks for."""
+    told = prompt.partition("Your output fields are:")[2].partition("All interactions")[0]  # Chat- and JSONAdapter
     return re.findall(r"^\d+\. `(\w+)`", told, re.M)
 
 

@@ -188,7 +188,6 @@ def test_damage_of_any_kind_is_a_value_error_or_does_no_harm(data):
     assert isinstance(loaded.signature, str)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="rows.load lets a TypeError through for an id that is no text")
 @pytest.mark.parametrize("wrong", [b"[[]]", b"[{}]"])
 def test_an_id_that_is_no_text_is_damage_too(wrong):
     """The places that tie rows together are as untrusted as any other."""

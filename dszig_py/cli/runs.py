@@ -158,16 +158,28 @@ def _print(rows: list[Row]) -> None:
 
     from dszig_py.render.console import rich_console
 
+    lines = [_cells(row) for row in rows]
+    console = rich_console()
+    widths: list[int] = []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in ("#", "when", "signature", "ended", "iters", "calls", "cost"):
+    for at, name in enumerate(("#", "when", "signature", "ended", "iters", "calls", "cost")):
         numeric = name in ("#", "iters", "calls", "cost")
-        # Numbers and times are worth more than the end of a long signature.
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.when))
-        cells = [str(row.number), when, clean(row.signature), row.ended or "unfinished"]
-        table.add_row(*(Text(cell) for cell in [*cells, _number(row.iterations), _number(row.calls), _cost(row)]))
-    rich_console().print(table)
+        widest = max([len(name), *(len(line[at]) for line in lines)])
+        widths.append(widest)
+        justify = "right" if numeric else "left"
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", min_width=widest)
+    # Numbers and times are worth more than the end of a long signature: it alone gives way.
+    room = console.width - sum(widths) + widths[2] - 3 * len(widths)
+    table.columns[2].min_width = table.columns[2].max_width = max(10, min(widths[2], room))
+    for line in lines:
+        table.add_row(*(Text(cell) for cell in line))
+    console.print(table)
+
+
+def _cells(row: Row) -> list[str]:
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.when))
+    numbers = [_number(row.iterations), _number(row.calls), _cost(row)]
+    return [str(row.number), when, clean(row.signature), row.ended or "unfinished", *numbers]
 
 
 def _number(value: int | None) -> str:

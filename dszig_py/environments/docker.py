@@ -1,5 +1,5 @@
 """A worker in a container of docker's or podman's: no network, a read-only image, no capabilities, bounded in memory and
-processes. Slower to start than the hardened worker by a few hundred milliseconds, and it works where a kernel holds none.
+processes. It takes up to a second to start, and works where this kernel can hold no worker.
 
 The protocol is the same, over the standard input and output of ``docker run``. What the container gets of this machine is
 one read-only folder with the worker's program and the inputs, removed as soon as they are read.
@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -111,7 +112,7 @@ class DockerEnvironment:
             *("--network", "none", "--ipc", "none", "--read-only", "--tmpfs", _TMPFS),
             *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", _NOBODY),
             *("--pids-limit", str(self.pids), "--memory", size, "--memory-swap", size, "--cpus", f"{self.cpus:g}"),
-            *("--ulimit", "nofile=256:256", "--ulimit", "core=0:0", *_own_processes_limit()),
+            *("--ulimit", "nofile=256:256", "--ulimit", "core=0:0", *_processes_limit()),
             *("--volume", f"{folder}:{_SHARED}:ro{labelled}", "--workdir", "/tmp", *environ),  # noqa: S108 - in there
             *("--entrypoint", "python3", self.image),
             *("-s", "-P", "-B", f"{_SHARED}/worker/standalone.py", json.dumps(request)),
@@ -142,14 +143,16 @@ def _probe(engine: str) -> str:
     return "" if done.returncode == 0 else f"does not run: {(done.stderr or done.stdout).strip()[-300:]}"
 
 
-def _own_processes_limit() -> tuple[str, ...]:
-    """Ours, as the container's: podman else asks for a default that is more than some users, root included, may have."""
+def _processes_limit() -> tuple[str, ...]:
+    """Of the user in the container, in all of them. Podman else asks for a default that is more than it may have itself
+    where this user, root included, is limited; ``--pids-limit`` is what bounds one container.
+    """
     if sys.platform == "win32":
         return ()
     import resource
 
     most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-    return () if most == resource.RLIM_INFINITY else ("--ulimit", f"nproc={most}:{most}")
+    return () if most == resource.RLIM_INFINITY else ("--ulimit", f"nproc={min(most, 1 << 14)}")
 
 
 @dataclass(eq=False)
@@ -161,13 +164,25 @@ class _Container:
     folder: str
     said: IO[bytes]
     process: subprocess.Popen[bytes]
-    helpers: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
+    helpers: list[threading.Thread] = field(default_factory=list[threading.Thread])
 
     def signal(self, number: signal.Signals) -> None:
+        """In a thread: the engine takes its time. One that is not up yet, its image being fetched, is given up."""
         if self.process.poll() is None:
-            asked = [self.engine, "kill", "--signal", number.name.removeprefix("SIG"), self.name]
-            with contextlib.suppress(OSError):
-                self.helpers.append(_quietly(asked))
+            self.helpers.append(threading.Thread(target=self._signal, args=(number,), daemon=True))
+            self.helpers[-1].start()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self._ask("kill", "--signal", number.name.removeprefix("SIG")) and number is signal.SIGKILL:
+            self.process.kill()
+
+    def _ask(self, *what: str) -> bool:
+        null = subprocess.DEVNULL
+        command = [self.engine, *what, self.name]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            done = subprocess.run(command, stdin=null, stdout=null, stderr=null, timeout=_END_SECONDS, check=False)  # noqa: S603
+            return done.returncode == 0
+        return False
 
     def last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -177,25 +192,17 @@ class _Container:
 
     def end(self) -> None:
         """See to it that nothing is left. Blocking."""
+        for helper in self.helpers:
+            helper.join()
         try:
             self.process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
-            self.helpers.append(_quietly([self.engine, "rm", "--force", self.name]))
             self.process.kill()
             self.process.wait()
-        for helper in self.helpers:
-            try:
-                helper.wait(_END_SECONDS)
-            except subprocess.TimeoutExpired:
-                helper.kill()
-                helper.wait()
+        if self.process.returncode < 0:  # it was killed, and could not remove the container
+            self._ask("rm", "--force")
         self.said.close()
         remove(self.folder)
-
-
-def _quietly(command: list[str]) -> subprocess.Popen[bytes]:
-    null = subprocess.DEVNULL
-    return subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)  # noqa: S603
 
 
 class DockerSession(WorkerSession):

@@ -29,7 +29,8 @@ class Request:
 
     ``remaining`` is what the budget still allows, in words; it is appended to the last message when sent, but is no part
     of :meth:`key`, so a cache or a recording is not missed because a second less was left. ``schema``: the JSON schema
-    the reply should follow, where the model supports it. ``options`` go to the provider as they are.
+    the reply should follow, where the model supports it. ``options`` go to the provider as they are. ``images``: data or
+    http URLs that belong to the last message.
     """
 
     messages: tuple[Message, ...]
@@ -38,6 +39,7 @@ class Request:
     temperature: float | None = None
     schema: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    images: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, prompt: str) -> Request:
@@ -66,7 +68,7 @@ class Request:
 
     def key(self, model: str) -> str:
         """SHA-256 over model, messages and parameters: what a cache or a recording knows a request by."""
-        data = {
+        data: dict[str, Any] = {
             "model": model,
             "messages": [[m.role, m.content] for m in self.messages],
             "max_tokens": self.max_tokens,
@@ -74,6 +76,8 @@ class Request:
             "schema": self.schema,
             "options": dict(self.options),
         }
+        if self.images:
+            data["images"] = list(self.images)
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=repr).encode("ascii")).hexdigest()
 
 

@@ -49,6 +49,8 @@ class CommandLM:
 
     async def complete(self, request: Request) -> Reply:
         """One start of the program. Raises :class:`LMError`, never retryable."""
+        if request.images:
+            raise LMError(f"{self.model} takes text only, no images")
         started = time.perf_counter()
         run = _Run(await self._start())
         done = False

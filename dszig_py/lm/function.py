@@ -42,6 +42,8 @@ class FunctionLM:
 
     async def complete(self, request: Request) -> Reply:
         """One call. Raises :class:`LMError` (not retryable) where the function fails; its own LMErrors pass through."""
+        if request.images:
+            raise LMError(f"{self.model} takes text only, no images")
         started = time.perf_counter()
         try:
             text = _text(await self._call(request.prompt))

@@ -22,6 +22,7 @@ __all__ = ["Gate"]
 MAX_ATTEMPTS = 5
 FIRST_BACKOFF = 0.5  # seconds; doubles with each attempt, jittered by half
 MAX_BACKOFF = 30.0
+MAX_RETRY_AFTER = 120.0  # a provider that asks for more is tried again after this, and the run's own limits hold
 ASSUMED_OUTPUT = 1_000  # tokens reserved for a reply of unknown length before any was seen
 
 
@@ -94,4 +95,6 @@ class Gate:
 
     def _back_off(self, attempt: int, retry_after: float | None) -> None:
         pause = min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-        self._resume_at = max(self._resume_at, time.monotonic() + (pause if retry_after is None else retry_after))
+        self._resume_at = max(
+            self._resume_at, time.monotonic() + (pause if retry_after is None else min(retry_after, MAX_RETRY_AFTER))
+        )

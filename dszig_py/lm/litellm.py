@@ -130,7 +130,10 @@ class LiteLLM:
             named = {"name": "reply", "schema": dict(request.schema), "strict": False}
             arguments["response_format"] = {"type": "json_schema", "json_schema": named}
         arguments.update(request.options)
-        messages = [{"role": m.role, "content": _sendable(m.content)} for m in request.sent]
+        messages: list[dict[str, Any]] = [{"role": m.role, "content": _sendable(m.content)} for m in request.sent]
+        if request.images:
+            pictures = [{"type": "image_url", "image_url": {"url": url}} for url in request.images]
+            messages[-1]["content"] = [{"type": "text", "text": messages[-1]["content"]}, *pictures]
         return {**arguments, "model": self._model, "messages": messages, "num_retries": 0, "max_retries": 0}
 
     def _reply(self, request: Request, response: Any, facts: _Facts, seconds: float) -> Reply:
