@@ -22,30 +22,43 @@ __all__ = ["CallRecorder", "DspyLM", "in_thread", "tool_function"]
 class CallRecorder:
     """Stands among ``settings.caller_modules`` for one call, so that dspy tells it of each LM call made in there.
 
-    A predictor's own ``history`` would not do: concurrent runs share it.
+    A predictor's own ``history`` would not do: concurrent runs share it. It stands in for the usage tracker as well, and
+    passes on what it hears: dspy tells a tracker of paid calls only, and marks a cache hit nowhere else.
     """
 
     def __init__(self) -> None:
         self.history: list[Mapping[str, Any]] = []
+        self.paid: list[Mapping[str, Any]] = []
+        self._tracker: Any = None
 
     def context(self) -> Any:
         """The dspy context in which calls are recorded here besides wherever they are recorded anyway."""
-        return dspy.context(caller_modules=[*(dspy.settings.caller_modules or []), self])
+        self._tracker = dspy.settings.usage_tracker
+        return dspy.context(caller_modules=[*(dspy.settings.caller_modules or []), self], usage_tracker=self)
+
+    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
+        self.paid.append(usage_entry)
+        if self._tracker is not None:
+            self._tracker.add_usage(lm, usage_entry)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CallRecorder:
+        return self  # dspy copies trackers for its threads; their calls belong to this call all the same
 
     def usage(self, seconds: float, request: Request, text: str) -> Usage:
         """What the calls took, by their providers' word; estimated where none reported tokens. A cache hit is free."""
         total = Usage(seconds=seconds)
-        for entry in self.history:
-            total += _usage_of(entry, request, text)
+        hits = len(self.history) - len(self.paid)
+        for entry in self.history or [{"usage": usage} for usage in self.paid]:
+            if hits > 0 and not entry.get("usage"):
+                hits -= 1
+            else:
+                total += _usage_of(entry, request, text)
         return total
 
 
 def _usage_of(entry: Mapping[str, Any], request: Request, text: str) -> Usage:
     told: Mapping[str, Any] = entry.get("usage") or {}
-    tokens_in, tokens_out = told.get("prompt_tokens"), told.get("completion_tokens")
-    if getattr(entry.get("response"), "cache_hit", False):
-        return Usage(calls=0)
-    cost = entry.get("cost")
+    tokens_in, tokens_out, cost = told.get("prompt_tokens"), told.get("completion_tokens"), entry.get("cost")
     if not tokens_in and not tokens_out:
         return estimated_usage(request, text, cost=cost, seconds=0.0)
     return Usage(1, int(tokens_in or 0), int(tokens_out or 0), cost, 0.0)
@@ -91,9 +104,11 @@ class DspyLM:
             raise LMError(f"{type(error).__name__}: {error}") from error
         text = _text_of(answer)
         seconds = time.perf_counter() - started
-        usage = recorder.usage(seconds, request, text) if recorder.history else None
-        usage = usage or estimated_usage(request, text, cost=None, seconds=seconds)
-        return Reply(text, usage, self.model, cached=bool(recorder.history) and not usage.calls)
+        usage = recorder.usage(seconds, request, text)
+        if not recorder.history and not recorder.paid:  # no LM of dspy's: a callable, or history is switched off
+            usage = estimated_usage(request, text, cost=None, seconds=seconds)
+        # Not told as cached: a hit counts as a call, so that "sub-calls left" reads the same and the next prompt hits too.
+        return Reply(text, usage, self.model)
 
     async def _answer(self, lm: Any, request: Request) -> Any:
         if request.images:
@@ -114,8 +129,11 @@ class DspyLM:
 
 
 def _has_own_async(lm: Any) -> bool:
-    """Whether ``acall`` really awaits: a legacy LM that only defines ``forward`` must run in a thread."""
-    return isinstance(lm, dspy.LM)
+    """Whether ``acall`` really awaits: a legacy LM that only defines ``forward``, or an engine of the sync kind only, must
+    run in a thread.
+    """
+    engine, async_engine = getattr(lm, "_engine_spec", None), getattr(lm, "_async_engine_spec", None)
+    return isinstance(lm, dspy.LM) and (isinstance(engine, str) or async_engine is not None)
 
 
 async def in_thread(limiter: anyio.CapacityLimiter, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

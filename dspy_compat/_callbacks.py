@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
+from dspy_compat._streaming import status_messages
 from dszig_py.events import (
     Event,
     IterationFinished,
@@ -34,6 +35,7 @@ def subscriber(module: RLM) -> Callable[[Event], None]:
     """What hears the events of one run, for the callbacks of dspy's settings and of the module."""
     callbacks = [*(dspy.settings.get("callbacks") or []), *module.callbacks]
     told: list[Callable[[Event], None]] = [_callback(callback, module) for callback in callbacks]
+    told += status_messages(callbacks, module)
     if module.verbose:
         from dszig_py.render.console import printer
 

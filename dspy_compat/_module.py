@@ -7,7 +7,7 @@ The field names are those of dspy's own class, so that states and demos saved fr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 from dspy.signatures.signature import ensure_signature
@@ -45,12 +45,16 @@ class RLM(dspy.Module):
         budget: Budget | None = None,
         strategy: Strategy | None = None,
         check: Callable[[dict[str, Any]], str | None] | None = None,
-        on_failure: str = "return",
-        trace_steps: str = "taught",
+        on_failure: Literal["return", "raise"] = "return",
+        trace_steps: Literal["taught", "all"] = "taught",
         callbacks: list[Any] | None = None,
     ) -> None:
         super().__init__(callbacks=callbacks)
         _run.check_factory(interpreter_factory)
+        if on_failure not in {"return", "raise"}:
+            raise ValueError(f"on_failure is 'return' or 'raise', not {on_failure!r}")
+        if trace_steps not in {"taught", "all"}:
+            raise ValueError(f"trace_steps is 'taught' or 'all', not {trace_steps!r}")
         self.signature = ensure_signature(signature)
         self._user_tools = normalized_tools(tools)
         check_names(self.signature, self._user_tools)

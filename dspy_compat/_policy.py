@@ -128,7 +128,7 @@ class _PredictorLM:
             raise LMError(f"{type(error).__name__}: {error}") from error
         text = str(self.prediction)
         usage = recorder.usage(time.perf_counter() - started, request, text)
-        return Reply(text, usage, self.name, cached=bool(recorder.history) and not usage.calls)
+        return Reply(text, usage, self.name)
 
     async def _predict(self) -> Any:
         if self.use_async and hasattr(self.predictor, "acall"):

@@ -16,6 +16,7 @@ from dspy_compat._callbacks import subscriber
 from dspy_compat._facade import OwnEnvironment, sub_agents
 from dspy_compat._policy import PredictPolicy, Steps
 from dspy_compat._signatures import adopted
+from dspy_compat._streaming import relayed
 from dspy_compat._types import Inputs, prepared
 from dszig_py import environments, portal, runner
 from dszig_py.errors import DszigError, InputError
@@ -37,7 +38,8 @@ FORCED = "The outputs were extracted from the history: the code did not SUBMIT."
 def forward(module: RLM, factory: Callable[[], Any] | None, inputs: Mapping[str, Any]) -> dspy.Prediction:
     """The sync face: the same coroutine on the background loop, in the caller's context."""
     check_inputs(module, inputs)
-    return portal.call(aforward, module, factory, inputs, False)
+    with relayed():
+        return portal.call(aforward, module, factory, inputs, False)
 
 
 async def aforward(

@@ -99,9 +99,10 @@ def normalized_tools(tools: Sequence[Any] | None) -> dict[str, Any]:
         if not callable(tool):
             raise TypeError(f"Tool {tool!r} must be callable, got {type(tool).__name__}")
         made = tool if isinstance(tool, dspy.Tool) else dspy.Tool(tool)
-        if made.name in named:
-            raise ValueError(f"Duplicate tool name '{made.name}'")
-        named[made.name] = made
+        name = str(made.name)
+        if name in named:
+            raise ValueError(f"Duplicate tool name '{name}'")
+        named[name] = made
     return named
 
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
+from dszig_py import arrays
 from dszig_py.environments._worker.codec import Opaque, fields_of
 from dszig_py.errors import InputError, SignatureError
 from dszig_py.signature import Field, Signature, type_text
@@ -329,7 +330,7 @@ def _size(value: Any) -> str:
         items = cast("Sequence[Any]", value)
         chars = sum(len(i) for i in items if isinstance(i, str))
         return _count(len(items), "item") + (f", {_count(chars, 'character')} in all" if chars else "")
-    return ""
+    return arrays.size(value) if arrays.is_array(value) else ""
 
 
 def _count(number: int, what: str) -> str:
@@ -344,6 +345,8 @@ def _preview(value: Any, limit: int) -> tuple[str, bool]:
             return literal, True
         head, tail = _literal(value, limit * 3 // 4), _literal(value, limit // 4, end=True)
         return f"starts {head}\n     ends {tail}", False
+    if arrays.is_array(value):
+        return arrays.preview(value, limit)
     shown = _Brief(limit)
     return shown.of(value), shown.whole
 

@@ -7,6 +7,7 @@ The portal lives from the first sync call to the end of the process; a forked ch
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -111,6 +112,9 @@ def stop() -> None:
 def _after_fork() -> None:
     global _portal, _owner, _lock
     _lock = threading.Lock()
+    if _owner is not None:
+        # Dropped, it would wait for a thread that the child has not: subprocess and multiprocessing would hang.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_owner))
     _portal = _owner = None
 
 

@@ -59,6 +59,8 @@ def extract_code(reply: str | None) -> Extracted:
     text = clean(reply or "").strip()
     if not text:
         return Extracted((), "", _EMPTY)
+    if plain := _plain(text):
+        return plain
     start = _end_of_thoughts(text)
     thoughts, rest = text[:start], text[start:].strip()
     if not rest:
@@ -73,6 +75,17 @@ def extract_code(reply: str | None) -> Extracted:
     if not cells and not problem:
         problem = _BLANK
     return Extracted(tuple(cells[:_MAX_CELLS]), _prose(f"{thoughts}\n\n{got.reasoning}"), problem)
+
+
+# Prose, one labelled fence, nothing else that could mean anything: what most replies are, read without trial parses.
+_PLAIN = re.compile(r"((?:[^`~<\[{]*\n)?)```(?:python|py)\n([^`~\s][^`~]*)\n```\s*\Z")
+
+
+def _plain(text: str) -> Extracted | None:
+    match = _PLAIN.match(text)
+    if match is None or not match[2].strip() or ">>>" in match[2]:
+        return None
+    return Extracted((match[2].rstrip(),), _prose(match[1]))
 
 
 def _extract(text: str, trials: _Trials) -> Extracted:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import dspy
-from dspy.lm15 import Message, Response, TextPart, Usage
+from dspy.lm15 import Message, Response, TextPart, Usage, response_to_events
 
 ACTION = "[[ ## code ## ]]"
 
@@ -37,6 +37,9 @@ class Engine:
         message = Message.assistant([TextPart(reply)])
         return Response(id=None, model="scripted", message=message, finish_reason="stop", usage=usage)
 
+    def stream(self, request: Any) -> Any:
+        return response_to_events(self.complete(request))
+
     def close(self) -> None: ...
 
 
@@ -48,6 +51,10 @@ class AsyncEngine:
 
     async def complete(self, request: Any) -> Response:
         return self.engine.complete(request)
+
+    async def stream(self, request: Any) -> Any:
+        for event in self.engine.stream(request):
+            yield event
 
     async def aclose(self) -> None: ...
 

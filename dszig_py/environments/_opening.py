@@ -19,9 +19,9 @@ S = TypeVar("S", bound="WorkerSession")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-async def packed_inputs(contract: Contract) -> inputs.Packed:
+async def packed_inputs(contract: Contract, modules: frozenset[str] = frozenset()) -> inputs.Packed:
     """The contract's inputs, packed off the event loop. Raises :class:`InputError`."""
-    packing = asyncio.ensure_future(off_loop(inputs.pack, {v.name: v.value for v in contract.variables}))
+    packing = asyncio.ensure_future(off_loop(inputs.pack, {v.name: v.value for v in contract.variables}, modules))
     try:
         return await asyncio.shield(packing)
     except asyncio.CancelledError:

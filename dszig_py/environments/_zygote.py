@@ -27,6 +27,9 @@ _START_SECONDS = 60.0
 # MALLOC_ARENA_MAX: glibc's arenas else use up the address space after 15 threads. A fixed hash seed lets a replayed
 # run iterate its sets in the recorded order.
 _ENVIRON = {"MALLOC_ARENA_MAX": "2", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+# NumPy's libraries start a thread for each core when they are imported, which with an array as input is before the
+# filters are on: those would not hold them.
+_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Zygote:
@@ -42,7 +45,7 @@ class Zygote:
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own program
                 [*command, sys.executable, "-S", "-s", "-P", str(_PROGRAM), str(theirs.fileno())],
-                env=_ENVIRON,
+                env={**_ENVIRON, **_ONE_THREAD},
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -110,6 +110,7 @@ class DockerEnvironment:
             *([engine, *runtime, "run"] if engine == "podman" else [engine, "run", *runtime]),
             *("--rm", "--interactive", "--name", name, "--log-driver", "none"),
             *("--network", "none", "--ipc", "none", "--read-only", "--tmpfs", _TMPFS),
+            *(["--read-only-tmpfs=false"] if engine == "podman" else []),  # it else makes /run and /var/tmp writable
             *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", _NOBODY),
             *("--pids-limit", str(self.pids), "--memory", size, "--memory-swap", size, "--cpus", f"{self.cpus:g}"),
             *("--ulimit", "nofile=256:256", "--ulimit", "core=0:0", *_processes_limit()),

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 from dszig_py.environments._worker import codec
@@ -77,33 +79,58 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def pack(variables: Mapping[str, Any]) -> Packed:
-    """Pack ``variables`` (name -> value). Raises :class:`InputError` for a value that has no form outside this process."""
+def pack(variables: Mapping[str, Any], modules: frozenset[str] = frozenset()) -> Packed:
+    """Pack ``variables`` (name -> value). Raises :class:`InputError` for a value that has no form outside this process.
+
+    ``modules``: of packages that workers may import; values of their types (arrays, tables) are pickled here, and
+    unpickled there. Nothing is ever unpickled here.
+    """
     packed = Packed()
     try:
         for name, value in variables.items():
-            _pack_one(packed, name, value)
+            _pack_one(packed, name, value, modules)
     except BaseException:
         packed.release()
         raise
     return packed
 
 
-def _pack_one(packed: Packed, name: str, value: Any) -> None:
+def _pack_one(packed: Packed, name: str, value: Any, modules: frozenset[str]) -> None:
+    if _top_module(value) in modules:
+        packed.packs.append((name, _acquire(value, "pickle", _pickled(name, value))))
+        return
     if type(value) in (str, bytes, bytearray) and len(value) > SMALL:
         packed.packs.append((name, _acquire(value, "text" if isinstance(value, str) else "bytes")))
         return
     try:
         encoded = codec.encode_strictly(value)
     except TypeError as error:
-        raise InputError(
-            f"input {name!r}: {error}; pass text, bytes, numbers, lists, dicts, dates, sets, pydantic models or dataclasses"
-        ) from None
+        data = "pass text, bytes, numbers, lists, dicts, dates, sets, pydantic models or dataclasses"
+        raise InputError(f"input {name!r}: {error}; {data}{_or_allow(value)}") from None
     data = codec.dumps(encoded)
     if len(data) > SMALL:
         packed.packs.append((name, _acquire(value, "data", data)))
     else:
         packed.inline.append([name, encoded])
+
+
+def _top_module(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
+
+
+def _pickled(name: str, value: Any) -> bytes:
+    try:
+        return pickle.dumps(value, protocol=5)
+    except Exception as error:  # the value's own code
+        raise InputError(f"input {name!r}: a {type(value).__name__} that cannot be pickled: {error}") from error
+
+
+def _or_allow(value: Any) -> str:
+    """The way for values of installed packages, such as an array or a table."""
+    top = _top_module(value)
+    if top not in metadata.packages_distributions():
+        return ""
+    return f'; or allow its package: environment=ProcessEnvironment(packages=["{top}"])'
 
 
 def _acquire(value: Any, kind: str, data: bytes | None = None) -> _Pack:

@@ -6,22 +6,18 @@ object with the outputs given to SUBMIT, at which the code has ended: a submissi
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import base64
 import builtins
 import contextlib
-import inspect
 import time
 from collections.abc import Callable
 from concurrent import futures
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic_core import PydanticSerializationError, to_jsonable_python
-
+from dszig_py.environments._interpreter_tools import as_data, own_tools, tool
 from dszig_py.environments._lane import Lane
-from dszig_py.environments._worker import typed
 from dszig_py.environments.base import CallRefused, CellLimits, Execution, Host, Isolation
 from dszig_py.errors import DszigError, EnvironmentFailure, InputError
 from dszig_py.text import truncate
@@ -34,7 +30,6 @@ __all__ = ["InterpreterEnvironment"]
 _MAX_LOSSES = 3
 _END_SECONDS = 10.0
 _SIMPLE = (str, int, float, bool, list, dict)  # what an interpreter may put into the signature of its SUBMIT
-_PLAIN = (str, int, bool, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +62,7 @@ class InterpreterSession:
         self._loop = asyncio.get_running_loop()
         values = {v.name: v.value for v in contract.variables}
         self._own_way = {name: value for name, value in values.items() if _knows_its_way(value)}
-        self._variables = {name: _data(name, v) for name, v in values.items() if name not in self._own_way}
+        self._variables = {name: as_data(name, v) for name, v in values.items() if name not in self._own_way}
         self._lane = Lane("interpreter")
         self._interpreter: Any = None
         self._calls: set[futures.Future[Any]] = set()
@@ -101,8 +96,11 @@ class InterpreterSession:
             await self.start()
         started = time.monotonic()
         try:
-            execution = await self._told(await self._in_lane(self._run, code))
+            result = await self._in_lane(self._run, code)
             self._losses = 0
+            if self._abort is not None:
+                raise self._abort  # the code may have caught what it was told
+            execution = await self._told(result)
         except CallRefused as refusal:
             execution = Execution(error=str(refusal))
         except Exception as error:  # whatever an interpreter raises that is not the code's fault
@@ -113,7 +111,7 @@ class InterpreterSession:
             self._losses = 0
             text = f"SyntaxError: {error}" if isinstance(error, SyntaxError) else str(error)
             execution = Execution(error=truncate(text, self._chars))
-        return _timed(execution, time.monotonic() - started)
+        return replace(execution, seconds=time.monotonic() - started)
 
     async def _in_lane(self, function: Callable[..., Any], *args: Any) -> Any:
         self._busy = True
@@ -147,14 +145,13 @@ class InterpreterSession:
     async def _told(self, result: Any) -> Execution:
         """What an interpreter returned. Raises :class:`CallRefused` for outputs that do not fit."""
         if _is_final(result):
-            output = result.output
-            submitted = cast("dict[str, Any]", output) if isinstance(output, dict) else None
-            args = [] if submitted is not None else [output]
-            return Execution(submission=await self._host.submit(args, dict(submitted or {})))
-        if isinstance(result, (list, tuple)) and all(isinstance(line, str) for line in cast("list[Any]", result)):
-            result = "\n".join(cast("list[str]", result))
-        if isinstance(result, str):
-            return Execution(stdout=truncate(result, self._chars), stdout_chars=len(result))
+            output: Any = result.output
+            named = cast("dict[str, Any]", output) if isinstance(output, dict) else None
+            outputs = await (self._host.submit([output], {}) if named is None else self._host.submit([], dict(named)))
+            return Execution(submission=outputs)
+        printed = _printed(result)
+        if printed is not None:
+            return Execution(stdout=truncate(printed, self._chars), stdout_chars=len(printed))
         return Execution(value=None if result is None else truncate(repr(result), self._chars))
 
     async def _lost(self, error: Exception, seconds: float) -> Execution:
@@ -169,10 +166,10 @@ class InterpreterSession:
 
     def _tools(self) -> dict[str, Callable[..., Any]]:
         texts = {name: text for name, text, _doc in self._contract.callables}
-        own = _own_tools(self._ask, {v.name: v.preview for v in self._contract.variables})
+        own = own_tools(self._ask, {v.name: v.preview for v in self._contract.variables})
         tools: dict[str, Callable[..., Any]] = {}
         for name, doc in self._host.functions.items():
-            tools[name] = own.get(name) or _tool(self._ask, name, texts.get(name, ""))
+            tools[name] = own.get(name) or tool(self._ask, name, texts.get(name, ""))
             tools[name].__name__, tools[name].__doc__ = name, doc
         return tools
 
@@ -228,15 +225,12 @@ def _quietly(function: Callable[[], Any]) -> None:
         function()
 
 
-def _timed(execution: Execution, seconds: float) -> Execution:
-    return Execution(
-        stdout=execution.stdout,
-        stdout_chars=execution.stdout_chars,
-        value=execution.value,
-        error=execution.error,
-        submission=execution.submission,
-        seconds=seconds,
-    )
+def _printed(result: Any) -> str | None:
+    """Text, or lines of it; ``None`` for what is a value."""
+    if isinstance(result, (list, tuple)) and result:
+        lines: list[Any] = list(cast("Any", result))
+        return "\n".join(lines) if all(isinstance(line, str) for line in lines) else None
+    return result if isinstance(result, str) else None
 
 
 def _is_final(result: Any) -> bool:
@@ -246,22 +240,6 @@ def _is_final(result: Any) -> bool:
 def _is_of_the_code(error: Exception) -> bool:
     """Whether the code is at fault and the interpreter goes on: dspy's CodeExecutionError, or code that is none."""
     return isinstance(error, SyntaxError) or any(c.__name__ == "CodeExecutionError" for c in type(error).__mro__)
-
-
-def _data(name: str, value: Any) -> Any:
-    """A value as JSON can hold it. Raises :class:`InputError` naming the input."""
-    if type(value) in _PLAIN:
-        return value
-    try:
-        return to_jsonable_python(value, inf_nan_mode="strings", bytes_mode="base64")
-    except (PydanticSerializationError, ValueError) as error:
-        raise InputError(f"input {name!r}: a DSPy interpreter takes data that JSON can hold: {error}") from None
-
-
-def _answer(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        value = [f"[ERROR] {item}" if isinstance(item, Exception) else item for item in cast("list[Any]", value)]
-    return value if type(value) in _PLAIN else to_jsonable_python(value, inf_nan_mode="strings", fallback=str)
 
 
 def _knows_its_way(value: Any) -> bool:
@@ -284,66 +262,3 @@ def _let_in(interpreter: Any, name: str, value: Any) -> None:
 
 def _output_field(name: str, tp: Any) -> dict[str, Any]:
     return {"name": name, "type": tp.__name__} if tp in _SIMPLE else {"name": name}
-
-
-def _tool(ask: Callable[[str, Any, Any], Any], name: str, text: str) -> Callable[..., Any]:
-    """A function that asks the host, with the parameters that ``text`` shows: interpreters look at those."""
-
-    def tool(*args: Any, **kwargs: Any) -> Any:
-        return _answer(ask(name, args, kwargs))
-
-    signature = _signature(text)
-    if signature is not None:
-        tool.__signature__ = signature  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
-    return tool
-
-
-def _signature(text: str) -> inspect.Signature | None:
-    """The parameters of ``"name(a: int, b=1) -> str"`` without their types; ``None`` where that is no Python."""
-    try:
-        (function,) = ast.parse(f"def {text}: ...").body
-        assert isinstance(function, ast.FunctionDef)
-        function.returns, function.decorator_list = None, []
-        arguments = function.args
-        for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
-            one.annotation = None
-        found: dict[str, Any] = {}
-        defaults = [*arguments.defaults, *(d for d in arguments.kw_defaults if d is not None)]
-        if not all(isinstance(default, ast.Constant) for default in defaults):
-            return None
-        exec(compile(ast.fix_missing_locations(ast.Module([function], [])), "<tool>", "exec"), {}, found)  # noqa: S102
-        return inspect.signature(found[function.name])
-    except (SyntaxError, ValueError, AssertionError):
-        return None
-
-
-def _own_tools(ask: Callable[[str, Any, Any], Any], previews: dict[str, str]) -> dict[str, Callable[..., Any]]:
-    """The host's own callables, with parameters that an interpreter can pass by name."""
-    calls = typed.TypedCalls(ask, {})
-
-    def option(lm: str | None) -> dict[str, Any]:
-        return {} if lm is None else {"lm": lm}
-
-    def llm_query(prompt: str, lm: str | None = None) -> Any:
-        return _answer(ask("llm_query", [prompt], option(lm)))
-
-    def llm_query_batched(prompts: list[str], lm: str | None = None) -> Any:
-        return _answer(ask("llm_query_batched", [prompts], option(lm)))
-
-    def predict(signature: str, inputs: dict[str, Any] | None = None, lm: str | None = None, **named: Any) -> Any:
-        return _answer(calls.one("predict", signature, {**(inputs or {}), **named}, option(lm)))
-
-    def predict_batched(signature: str, inputs: list[Any], lm: str | None = None) -> Any:
-        return _answer(calls.predict_batched(signature, inputs, lm=lm))
-
-    def rlm_query(signature: str, inputs: dict[str, Any] | None = None, **named: Any) -> Any:
-        return _answer(calls.one("rlm_query", signature, {**(inputs or {}), **named}, {}))
-
-    def rlm_query_batched(signature: Any, inputs: list[Any] | None = None) -> Any:
-        return _answer(calls.rlm_query_batched(signature, inputs))
-
-    def show_vars() -> dict[str, str]:  # of the inputs: what the interpreter holds besides cannot be asked
-        return previews
-
-    own = (llm_query, llm_query_batched, predict, predict_batched, rlm_query, rlm_query_batched)
-    return {**{function.__name__: function for function in own}, "SHOW_VARS": show_vars}

@@ -35,7 +35,8 @@ _OWN_MEMORY = 256 * 1024 * 1024  # bytes of address space that interpreter, prel
 class ProcessEnvironment:
     """Cells run in a worker process of their own, one a session, hardened by the kernel.
 
-    ``packages``: installed packages the code may import, besides the standard library and pydantic. ``read``: files and
+    ``packages``: installed packages the code may import, besides the standard library and pydantic; values of their types
+    (arrays, tables) arrive as such. ``read``: files and
     folders it may read. ``memory``: of one worker, bytes or text like "4GiB"; the default is 1 GiB + 2 x the inputs.
     ``cpu_seconds``: of one worker in all, ``None`` = not limited. ``cell_seconds``: a cell's own time, waiting for host
     calls not counted. ``max_frame``: bytes of one message either way.
@@ -53,7 +54,7 @@ class ProcessEnvironment:
         """Pack the inputs, start a worker. Raises :class:`InputError`, :class:`EnvironmentFailure`."""
         await off_loop(self.importable)  # reads the metadata of installed packages, once
         zygote = await off_loop(_zygote.zygote, self.command())
-        packed = await packed_inputs(contract)
+        packed = await packed_inputs(contract, self.value_modules())
         try:
             session = ProcessSession(self, zygote, packed, host, limits)
         except BaseException:
@@ -64,6 +65,10 @@ class ProcessEnvironment:
     def importable(self) -> Packages:
         """What the worker may import from site-packages."""
         return find_packages(("pydantic", *self.packages))
+
+    def value_modules(self) -> frozenset[str]:
+        """Top-level modules whose values may be inputs as they are: those of the packages that were asked for."""
+        return frozenset(name for name, _, _ in find_packages(tuple(self.packages)).modules)
 
     def command(self) -> tuple[str, ...]:
         """What the zygote is started with, where the boundary is not one that a worker puts around itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 from types import SimpleNamespace
 
@@ -144,8 +144,9 @@ TYPED = {
     "dict": ("table: dict[str, int]", {"a": 1}, "value['a']", "1"),
     "bytes": ("data: bytes", b"\x00\xff", "len(value)", "2"),
     "pydantic": ("person: Person", Person(name="Ada", born=1815), "value.born", "1815"),
-    "datetime": ("when: datetime.datetime", datetime.datetime(2024, 5, 6), "value.year", "2024"),
+    "datetime": ("when: dt.datetime", dt.datetime(2024, 5, 6), "value.year", "2024"),
     "set": ("names: set[str]", {"a"}, "len(value)", "1"),
+    "image": ("page: dspy.Image", dspy.Image("data:image/png;base64,iVBORw0KGgo="), "value is not None", "True"),
     "nan": ("number: float", float("nan"), "value != value", "True"),
     "none": ("maybe: str | None", None, "value is None", "True"),
 }

@@ -177,9 +177,9 @@ def prompts(program):
 
 def letters(texts):
     """An embedding that tells hard questions from easy ones."""
-    import numpy
+    import numpy as np
 
-    return numpy.array([[text.count("hard") + 1.0, text.count("easy") + 1.0] for text in texts], dtype=numpy.float32)
+    return np.array([[text.count("hard") + 1.0, text.count("easy") + 1.0] for text in texts], dtype=np.float32)
 
 
 def test_nearest_examples_become_demos_of_each_call():

@@ -136,7 +136,13 @@ def encode_strictly(value: Any) -> Any:
 
 
 def _opaque(value: Any, why: str) -> list[Any]:
-    return ["opaque", type(value).__name__, why or _short(value)]
+    return ["opaque", type(value).__name__, why or _way_out(value) or _short(value)]
+
+
+def _way_out(value: Any) -> str:
+    """How the code makes data of an array or a table."""
+    ways = [name for name in ("tolist", "to_dict") if hasattr(type(value), name)]
+    return f"its .{ways[0]}() can" if ways else ""
 
 
 def _refuse(value: Any, why: str) -> list[Any]:
@@ -202,9 +208,18 @@ class _Encoder:
             return self.one(value.root)
         fields = fields_of(value)
         if fields is None:
-            return {TAG: self.fail(value, "")}
+            plain = _scalar(value)
+            return {TAG: self.fail(value, "")} if plain is value else self.one(plain)
         name = value._record_name if isinstance(value, Record) else type(value).__name__
         return {TAG: ["record", name, [[key, self.one(item)] for key, item in fields.items()]]}
+
+
+def _scalar(value: Any) -> Any:
+    """The number, flag or date in one of NumPy's scalars; anything else as it is."""
+    if getattr(value, "shape", None) != () or not hasattr(value, "item"):
+        return value
+    plain = value.item()
+    return value if type(plain) is type(value) else plain
 
 
 def _has_pair(text: str) -> bool:
