@@ -25,6 +25,12 @@ check: $(STAMP)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Our own share, measured on this machine: the environment, sub-calls and runs beside bare LiteLLM, tracing.
+bench: $(STAMP)
+	$(BIN)/python tests/benchmarks/environment.py
+	$(BIN)/python tests/benchmarks/fan_out.py
+	$(BIN)/python tests/benchmarks/trace_overhead.py
+
 # The README's pictures, from a run made on the spot. Needs Chromium.
 screenshots: $(STAMP)
 	$(BIN)/python tests/screenshots.py notebooks/images
