@@ -44,7 +44,12 @@ class Tool:
             check: Callable[..., Any] = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(
                 _with_types(self.function)
             )
-        except (PydanticUserError, NameError, TypeError, KeyError):  # annotations that pydantic cannot read: as Python calls it
+        except (
+            PydanticUserError,
+            NameError,
+            TypeError,
+            KeyError,
+        ):  # annotations that pydantic cannot read: as Python calls it
             return self.function
 
         def call(*args: Any, **kwargs: Any) -> Any:

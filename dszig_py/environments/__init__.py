@@ -49,7 +49,7 @@ def _named(name: str) -> Environment:
 
 
 def _strongest() -> Environment:
-    """The ladder: a worker under Landlock and seccomp, under seccomp alone, under Seatbelt; a container; else a refusal.
+    """The ladder: a worker under Landlock and seccomp, seccomp alone, or Seatbelt; a container; else a refusal.
 
     How strong the worker's boundary is, its session says; here counts that there is one.
     """

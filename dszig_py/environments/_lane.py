@@ -19,7 +19,7 @@ __all__ = ["Lane", "Stoppable"]
 
 
 class Lane:
-    """``run`` from the event loop; jobs see the caller's context variables. The thread ends with ``stop`` or the process."""
+    """``run`` from the event loop; jobs see the caller's context variables. ``stop`` ends the thread."""
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()

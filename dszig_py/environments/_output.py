@@ -1,5 +1,5 @@
-"""Whose output is it? While cells run in this process, ``sys.stdout`` and ``sys.stderr`` pass each write on to the REPL it
-comes from, and every other write to where it went before.
+"""Whose output is it? While cells run in this process, ``sys.stdout`` and ``sys.stderr`` pass each write on to the REPL
+it comes from, and every other write to where it went before.
 
 A REPL is known by a context variable (its own thread, coroutines, ``asyncio.to_thread``), else by its code on the stack
 of the writing thread: its frames have builtins of their own. So a thread that cells start needs no patch of

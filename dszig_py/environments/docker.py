@@ -1,8 +1,8 @@
-"""A worker in a container of docker's or podman's: no network, a read-only image, no capabilities, bounded in memory and
-processes. It takes up to a second to start, and works where this kernel can hold no worker.
+"""A worker in a container of docker's or podman's: no network, a read-only image, no capabilities, bounded in memory
+and processes. It takes up to a second to start, and works where this kernel can hold no worker.
 
-The protocol is the same, over the standard input and output of ``docker run``. What the container gets of this machine is
-one read-only folder with the worker's program and the inputs, removed as soon as they are read.
+The protocol is the same, over the standard input and output of ``docker run``. What the container gets of this machine
+is one read-only folder with the worker's program and the inputs, removed as soon as they are read.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class DockerEnvironment:
     """Cells run in a container, one a session. ``image`` has Python 3.11 or later as ``python3``, and whatever packages
     the code may import (pydantic, for typed calls with classes of its own); pin it by digest where that matters.
 
-    ``engine``: "docker", "podman", or the one of them that runs. ``memory``: of one container, inputs included; bytes or
+    ``engine``: "docker", "podman", or "auto", the one that runs. ``memory``: of one container, inputs included; bytes or
     text like "2g". ``pids``: processes and threads. ``cpus``: processors it may use. ``runtime``: another OCI runtime,
     like "runsc". ``cell_seconds``: a cell's own time, waiting for host calls not counted.
     """
@@ -122,7 +122,7 @@ class DockerEnvironment:
     def isolation(self, engine: str) -> Isolation:
         """What holds around a container."""
         covered = (
-            f"files: the code can read the image {self.image} and its inputs; it can write {_TMP} in a /tmp that goes with it",
+            f"files: the code can read the image {self.image} and its inputs, and write {_TMP} to a /tmp of its own",
             "network: there is none",
             f"processes: at most {self.pids} with all threads, as nobody, without capabilities and new privileges",
             "secrets: the environment of the image, and no files, memory or descriptors of the host",
@@ -178,10 +178,9 @@ class _Container:
             self.process.kill()
 
     def _ask(self, *what: str) -> bool:
-        null = subprocess.DEVNULL
         command = [self.engine, *what, self.name]
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            done = subprocess.run(command, stdin=null, stdout=null, stderr=null, timeout=_END_SECONDS, check=False)  # noqa: S603
+            done = subprocess.run(command, capture_output=True, timeout=_END_SECONDS, check=False)  # noqa: S603
             return done.returncode == 0
         return False
 
@@ -249,10 +248,10 @@ class DockerSession(WorkerSession):
             "inputs": [[*spec[:2], f"{_SHARED}/{spec[2]}", spec[3]] for spec in specs],
         }
         command = self._environment.command(self._engine, name, f"{folder}/shared", request)
-        said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the container; a pipe nobody reads would block it
-        end = pipe.fileno()
+        said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the container; a pipe nobody reads would block it
+        fd = pipe.fileno()
         try:
-            process = subprocess.Popen(command, stdin=end, stdout=end, stderr=said, start_new_session=True)  # noqa: S603
+            process = subprocess.Popen(command, stdin=fd, stdout=fd, stderr=said, start_new_session=True)  # noqa: S603
         except BaseException:
             said.close()
             remove(folder)

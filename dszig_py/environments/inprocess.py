@@ -55,8 +55,8 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class InProcessEnvironment:
-    """Trusted: cells run in a thread of this process, one a session. ``cell_seconds``: a cell's own time, waiting for host
-    calls not counted.
+    """Trusted: cells run in a thread of this process, one a session. ``cell_seconds``: a cell's own time, waiting for
+    host calls not counted.
 
     Values cross as they would to a worker, by value; an input that has no form as data (an array, a connection) is
     given to the cells as the object it is.
@@ -212,8 +212,8 @@ class InProcessSession:
         own = [frame for frame in reversed(frames) if frame.filename.startswith("<cell ")]
         shown = "".join(traceback.StackSummary.from_list(own).format())
         return (
-            f"Traceback (most recent call last):\n{shown}TimeoutError: the cell ran longer than {self._seconds:g} s and "
-            "could not be stopped; variables are kept, and it may still change them until it ends by itself"
+            f"Traceback (most recent call last):\n{shown}TimeoutError: the cell ran longer than {self._seconds:g} s "
+            "and could not be stopped; variables are kept, and it may still change them until it ends by itself"
         )
 
     def _call(self, name: str, args: Any, kwargs: Any) -> Any:
@@ -272,7 +272,7 @@ class InProcessSession:
             (self._clock.hold if self._in_flight else self._clock.run)()
 
     def _print(self, *values: Any, file: Any = None, **options: Any) -> None:
-        """``print``, for the one case the stack cannot tell: as the target of a thread, with no code of a cell beneath."""
+        """``print``, for the one case the stack cannot tell: a thread's target, with no code of a cell beneath."""
         if file is None:
             file = self._writer.output if _output.is_ours(sys.stdout) else sys.stdout
         builtins.print(*values, file=file, **options)
@@ -325,7 +325,7 @@ def _by_value(value: Any) -> Any:
 
 
 def _timeout(message: str) -> type[BaseException]:
-    """A TimeoutError that comes with its message: what is raised in another thread is a class, and gets no arguments."""
+    """A TimeoutError that comes with its message: what is raised in another thread is a class without arguments."""
 
     class Late(cell.CellTimeout):
         def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Cells in a DSPy interpreter: whatever keeps to the protocol of ``dspy.CodeInterpreter``, of which nothing is imported here.
+"""Cells in a DSPy interpreter: whatever keeps to the protocol of ``dspy.CodeInterpreter``. Nothing of dspy is imported.
 
 An interpreter takes code and variables, calls tools as plain functions, and returns what was printed, a value, or an
 object with the outputs given to SUBMIT, at which the code has ended: a submission that does not fit is told afterwards.
@@ -36,8 +36,8 @@ _SIMPLE = (str, int, float, bool, list, dict)  # what an interpreter may put int
 class InterpreterEnvironment:
     """Cells run in what ``factory()`` makes, such as ``dspy.LocalInterpreter``: one a session, shut down with it.
 
-    Each execution gets the inputs as ``variables``, as data that JSON can hold. Time limits, and what the code can reach,
-    are the interpreter's own.
+    Each execution gets the inputs as ``variables``, as data that JSON can hold. Time limits, and what the code can
+    reach, are the interpreter's own.
     """
 
     factory: Callable[[], Any]
@@ -80,7 +80,7 @@ class InterpreterSession:
         )
 
     async def start(self) -> None:
-        """Make the interpreter, give it tools and outputs. Raises :class:`EnvironmentFailure` where it does not start."""
+        """Make the interpreter, give it tools and outputs. Raises :class:`EnvironmentFailure` where that fails."""
         try:
             await self._in_lane(self._create)
         except DszigError:

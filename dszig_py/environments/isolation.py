@@ -67,7 +67,7 @@ class Boundary:
 
 
 def facts() -> dict[str, Any]:
-    """What this machine offers: ``arch``, ``landlock`` (ABI, 0 for none), ``seccomp``, ``seatbelt``. Asked in this process."""
+    """What this machine offers: ``arch``, ``landlock`` (ABI, 0 for none), ``seccomp``, ``seatbelt``."""
     return {**dataclasses.asdict(harden.available()), "seatbelt": has_seatbelt()}
 
 
@@ -123,9 +123,9 @@ def boundary(
 def seatbelt(read: Sequence[str], program: str, prefix: str, library: str, worker: str) -> str:
     """The Seatbelt profile of a zygote and its workers: read ``read`` and what Python itself needs, reach nothing else.
 
-    ``program``, ``prefix``, ``library``: of this Python; ``worker``: the folder of the worker's program. Untested: written
-    from what is published of the language (sandbox-exec(1), the profiles in Chromium), where the last rule that matches
-    decides. Forking stays allowed, for it is how the zygote makes workers; they are under the same profile.
+    ``program``, ``prefix``, ``library``: of this Python; ``worker``: the folder of the worker's program. Untested:
+    written from what is published of the language (sandbox-exec(1), the profiles in Chromium), where the last rule that
+    matches decides. Forking stays allowed, for it is how the zygote makes workers; they are under the same profile.
     """
     program, prefix, library, worker = (os.path.realpath(path) for path in (program, prefix, library, worker))
     system = ("/usr/lib", "/System/Library", "/System/Volumes/Preboot/Cryptexes/OS", "/private/var/db/timezone")

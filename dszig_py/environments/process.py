@@ -35,8 +35,8 @@ _OWN_MEMORY = 256 * 1024 * 1024  # bytes of address space that interpreter, prel
 class ProcessEnvironment:
     """Cells run in a worker process of their own, one a session, hardened by the kernel.
 
-    ``packages``: installed packages the code may import, besides the standard library and pydantic; values of their types
-    (arrays, tables) arrive as such. ``read``: files and
+    ``packages``: installed packages the code may import, besides the standard library and pydantic; values of their
+    types (arrays, tables) arrive as such. ``read``: files and
     folders it may read. ``memory``: of one worker, bytes or text like "4GiB"; the default is 1 GiB + 2 x the inputs.
     ``cpu_seconds``: of one worker in all, ``None`` = not limited. ``cell_seconds``: a cell's own time, waiting for host
     calls not counted. ``max_frame``: bytes of one message either way.

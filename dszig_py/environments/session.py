@@ -35,7 +35,7 @@ _MAX_LOSSES = 3
 class WorkerSession:
     """One live REPL in a worker; replaced by a fresh one, inputs bound again, when it dies.
 
-    A kind of worker says how one is started (:meth:`_connect`) and signalled (:meth:`_signal`). ``seconds``: a cell's own.
+    A kind of worker says how one is started (:meth:`_connect`) and signalled (:meth:`_signal`). ``seconds``: of a cell.
     """
 
     def __init__(
@@ -88,13 +88,14 @@ class WorkerSession:
         """Start a worker, bind everything. Raises :class:`EnvironmentFailure` where it does not come up."""
         ready = self._answers["ready"] = asyncio.get_running_loop().create_future()
         self._link = await self._connect(lambda: Link(self._max_frame, self._on_frame))
-        self._link.send({"t": "bind", "values": self._packed.inline, "functions": self._functions()})
         await asyncio.wait([ready, self._link.gone], return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
             raise EnvironmentFailure(f"a worker did not start: {await self._last_words()}")
         if "error" in ready.result():
             self._link.break_off("it did not start")
             raise EnvironmentFailure(f"a worker could not be started: {ready.result()['error']}")
+        # Not before: one that failed has closed its end, and writing to that would lose what it said.
+        self._link.send({"t": "bind", "values": self._packed.inline, "functions": self._functions()})
         self._names = []
         self._told = False
 

@@ -196,3 +196,13 @@ def test_verbose_prints_the_run(capsys):
         RLM("text -> answer", verbose=True)(text="x")
     told = capsys.readouterr()
     assert "iteration 2" in told.out + told.err
+
+
+def test_dspys_dummy_model_drives_a_run():
+    """As in tests written for dspy's own class."""
+    from dspy.utils.dummies import DummyLM
+
+    script = [{"reasoning": "r", "code": "print(text)"}, {"reasoning": "r", "code": "```python\nSUBMIT('done')\n```"}]
+    with dspy.context(lm=DummyLM(script)):
+        pred = RLM("text -> answer")(text="x")
+    assert (pred.answer, [entry["output"] for entry in pred.trajectory][0]) == ("done", "x")

@@ -65,8 +65,8 @@ def test_values_of_allowed_packages_arrive_as_such():
     }
     code = (
         "import numpy as np, pandas as pd\n"
-        "[type(v).__name__ for v in (numbers, names, table, series, one, plain)], numbers.sum(), (numbers @ numbers).shape, "
-        "table.n.sum(), table.when.dt.year.tolist(), int(table.text.isna().sum()), series.iloc[0], plain"
+        "[type(v).__name__ for v in (numbers, names, table, series, one, plain)], numbers.sum(), "
+        "(numbers @ numbers).shape, table.n.sum(), table.when.dt.year.tolist(), int(table.text.isna().sum()), series.iloc[0], plain"
     )
     first, second, third = run(code, "open('/etc/passwd')", "table.groupby('text').n.sum().to_dict()", values=values)
     assert first.error == ""
@@ -106,7 +106,7 @@ def test_what_cannot_be_pickled_is_an_input_error():
 
 
 def test_values_of_other_modules_are_never_pickled():
-    """Only types of the packages that were asked for: what pydantic needs, every worker has, and gets data all the same."""
+    """Only types of the packages that were asked for; pydantic, which every worker has, is none of them."""
     assert ProcessEnvironment().value_modules() == frozenset()
     assert {"numpy", "pandas"} <= ALLOWED.value_modules()
     assert "pydantic" not in ALLOWED.value_modules()

@@ -64,8 +64,8 @@ class FakeZygote:
     def play(self, sock: socket.socket) -> None:
         with sock:
             try:
-                receive(sock)
                 sock.sendall(frame({"t": "ready", "layers": [], "pid": 1}))
+                receive(sock)
                 receive(sock)
                 sock.sendall(self.answer)
                 sock.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""Cells in this process: side by side without leaking, stopped where Python can stop them, and trusted in plain words."""
+"""Cells in this process: side by side without leaking, stopped where Python can stop them, and trusted."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def test_output_of_sessions_at_once_is_kept_apart_from_each_other_and_from_the_p
         "for i in range(50):\n    say(i)\n"
         "t = threading.Thread(target=say, args=(i,)); t.start(); t.join()\n"
         "t = threading.Thread(target=print, args=(who, 'bare')); t.start(); t.join()\n"
-        "with ThreadPoolExecutor(4) as pool:\n    list(pool.map(say, range(20)))\n    list(pool.map(print, [who] * 20))\n"
+        "with ThreadPoolExecutor(4) as pool:\n    list(pool.map(say, range(20)))\n"
+        "    list(pool.map(print, [who] * 20))\n"
         "async def main():\n    await asyncio.gather(*(asyncio.to_thread(say, i) for i in range(5)))\n"
         "await main()\nasyncio.run(main())"
     )
@@ -260,7 +261,9 @@ def test_a_cell_blocked_in_c_code_is_left_behind_and_its_variables_kept():
     async def go():
         functions = {"echo": lambda x: x}
         async with a_session({"wake": wake}, functions, seconds=0.2) as session:
-            code = "kept = 1\nwake.wait(30)\ntry:\n    echo('late')\nexcept BaseException as e:\n    kept = type(e).__name__"
+            code = (
+                "kept = 1\nwake.wait(30)\ntry:\n    echo('late')\nexcept BaseException as e:\n    kept = str(type(e))"
+            )
             stuck = await session.execute(code)
             after = await session.execute("print('on')\nkept + echo(1)")
             wake.set()
@@ -276,7 +279,7 @@ def test_a_cell_blocked_in_c_code_is_left_behind_and_its_variables_kept():
     assert "TimeoutError: the cell ran longer than 0.2 s and could not be stopped" in stuck.error
     assert (after.value, after.stdout, stuck.lost) == ("2", "on\n", "")
     assert calls == [("echo", [1], {})]
-    assert kept in {"1", "'TimeoutError'"}
+    assert kept == "1" or "TimeoutError" in kept
     assert threads == 1
 
 
@@ -333,8 +336,8 @@ def test_a_call_after_the_close_is_refused_and_nothing_is_held():
     async def go():
         async with a_session({"told": told, "closed": (closed := threading.Event())}, {"echo": lambda x: x}) as session:
             code = (
-                "import threading\nclass Big: pass\nbig = Big()\ndef late():\n    closed.wait(10)\n    try:\n        echo(1)\n"
-                "    except RuntimeError as e:\n        done.append(str(e))\n"
+                "import threading\nclass Big: pass\nbig = Big()\ndef late():\n    closed.wait(10)\n    try:\n"
+                "        echo(1)\n    except RuntimeError as e:\n        done.append(str(e))\n"
                 "done = []\nt = threading.Thread(target=late)\nt.start()"
             )
             assert (await session.execute(code)).error == ""

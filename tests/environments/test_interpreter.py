@@ -113,7 +113,7 @@ def test_one_execute_a_cell_with_the_inputs_as_variables_and_one_shutdown():
 
 
 def test_inputs_are_data_that_json_can_hold():
-    """What dspy's own interpreters end a session over, after a paid call, is plain data here, or an error before one."""
+    """What ends a session of dspy's own interpreters, after a paid call, is data here, or an error before one."""
     day, odd = dt.date(2024, 2, 29), float("nan")
     given = {
         "day": day,
@@ -288,9 +288,6 @@ def test_isolation_is_that_of_the_interpreter():
     isolation = asyncio.run(go())
     assert isolation.level == "interpreted"
     assert "Small" in isolation.covered[0] and "not one of ours" in isolation.covered[0]
-
-
-# --- dspy's own ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

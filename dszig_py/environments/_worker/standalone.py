@@ -1,7 +1,7 @@
 """A worker by itself, for a container: ``python3 -s -P standalone.py REQUEST``, frames on standard input and output.
 
-REQUEST is JSON: ``max_frame``, ``address_space`` (bytes, or null) and ``inputs`` as [name, kind, file, bytes]. No zygote
-and no filter of its own: the container is the boundary. Standard library only.
+REQUEST is JSON: ``max_frame``, ``address_space`` (bytes, or null) and ``inputs`` as [name, kind, file, bytes]. No
+zygote and no filter of its own: the container is the boundary. Standard library only.
 """
 
 from __future__ import annotations

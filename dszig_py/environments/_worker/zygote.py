@@ -41,9 +41,9 @@ MAX_FDS = 253  # SCM_MAX_FD of the kernel: what one message can carry
 _on_signal, _get_ident = signal.signal, threading.get_ident
 PRELOAD = (
     "abc argparse array ast asyncio base64 bisect calendar collections concurrent.futures.thread contextlib copy csv "
-    "dataclasses datetime decimal difflib enum fnmatch fractions functools glob gzip hashlib heapq html html.parser io itertools json "
-    "logging math numbers operator pathlib pickle pprint queue random re secrets shlex statistics string struct tempfile "
-    "textwrap threading time timeit tokenize traceback types typing unicodedata urllib.parse uuid warnings weakref "
+    "dataclasses datetime decimal difflib enum fnmatch fractions functools glob gzip hashlib heapq html html.parser io "
+    "itertools json logging math numbers operator pathlib pickle pprint queue random re secrets shlex statistics string "
+    "struct tempfile textwrap threading time timeit tokenize traceback types typing unicodedata urllib.parse uuid warnings weakref "
     "xml.etree.ElementTree zlib zoneinfo bz2 lzma cmath inspect locale colorsys graphlib codecs keyword ipaddress "
     "encodings.idna encodings.latin_1 encodings.utf_16 encodings.utf_32 encodings.cp1252 encodings.ascii _strptime"
 )
