@@ -241,7 +241,6 @@ def test_the_route_is_saved_and_shown(tmp_path, capsys):
     assert plain.trajectory.route == ""
 
 
-@pytest.mark.filterwarnings("ignore:.*ReadOnly:UserWarning")  # pydantic's, at one of LiteLLM's types
 def test_a_model_says_how_much_it_reads_at_once():
     """From LiteLLM's map; unknown names are unknown."""
     assert LiteLLM("openai/gpt-4o").window_tokens == 128_000
