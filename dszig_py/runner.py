@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from dszig_py import prompts, routing
-from dszig_py.contract import Contract, coerce, compile_contract
+from dszig_py.contract import Contract, compile_contract
 from dszig_py.environments._worker import codec
 from dszig_py.environments.base import CallRefused, CellLimits, Environment, Execution, Session
 from dszig_py.errors import DszigError, EnvironmentFailure, InputError, LMError
@@ -26,6 +26,7 @@ from dszig_py.text import truncate
 from dszig_py.tools import Tool
 from dszig_py.trajectory import Action, Extraction, Input, Iteration, Prediction, Termination, Trajectory
 from dszig_py.usage import Budget, Exhausted, Ledger, Usage
+from dszig_py.validation import coerce
 
 __all__ = ["Plan", "Preamble", "run"]
 

@@ -229,7 +229,7 @@ class Prediction:
         return html.fragment(self.trajectory, outputs=self.outputs)
 
     def __repr__(self) -> str:
-        from dszig_py.contract import brief
+        from dszig_py.previews import brief
 
         shown = [f"  {name} = {brief(value, 500)}" for name, value in self.outputs.items()]
         return "\n".join(["Prediction(", *shown, f"  {self.termination}", f"  {self.usage}", ")"])

@@ -14,11 +14,11 @@ from typing import Any, cast
 
 from pydantic_core import CoreSchema, core_schema
 
-from dszig_py.contract import adapter, coerce
 from dszig_py.environments._worker import codec
 from dszig_py.errors import SignatureError
 from dszig_py.replies import read_json
 from dszig_py.signature import Signature
+from dszig_py.validation import adapter, coerce
 
 __all__ = ["BadReply", "Task", "json_schema", "read", "value_text"]
 

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
 from pydantic import Field as Constraint
 
-from dszig_py.contract import PREVIEW_CHARS, SHOW_CHARS, SubmissionRefused, _adapter, _Brief, brief, compile_contract
+from dszig_py.contract import PREVIEW_CHARS, SHOW_CHARS, SubmissionRefused, compile_contract
 from dszig_py.environments._worker.codec import Opaque
 from dszig_py.errors import InputError, SignatureError
+from dszig_py.previews import Brief, brief
 from dszig_py.signature import Field, Signature
+from dszig_py.validation import _adapter
 
 
 class Person(BaseModel):
@@ -299,7 +301,7 @@ def test_a_brief_repr_is_bounded_and_whole_or_cut(value):
     """Never longer than asked; where it says that it is whole, it is the value's own repr."""
     for limit in (20, 80, 800):
         assert len(brief(value, limit)) <= limit
-    bounded = _Brief(800)
+    bounded = Brief(800)
     text = bounded.of(value)
     assert not bounded.whole or text == repr(value)
 

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import click
 
-from dszig_py.contract import coerce
 from dszig_py.signature import Field, Signature, type_text
+from dszig_py.validation import coerce
 
 __all__ = ["Standard", "read_inputs"]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dszig_py.contract import brief
+from dszig_py.previews import brief
 from dszig_py.render.markup import Html, bounded, count, dollars, escape, highlight, line, seconds, tag, tokens
 from dszig_py.text import truncate
 from dszig_py.trajectory import Extraction, Iteration, SubCall, Termination

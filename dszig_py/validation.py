@@ -1,0 +1,110 @@
+"""What pydantic says of a value, in words a model can act on; the same judge for inputs, outputs and typed replies."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
+
+from dszig_py.annotations import type_text
+from dszig_py.environments._worker.codec import Opaque
+from dszig_py.errors import SignatureError
+from dszig_py.previews import brief
+from dszig_py.text import truncate
+
+__all__ = ["PLAIN_TYPES", "adapter", "coerce", "is_plain", "judged"]
+
+PLAIN_TYPES = (str, int, float, bool, bytes, type(None))
+
+
+def coerce(tp: Any, value: Any) -> Any:
+    """``value`` as pydantic reads it for ``tp``. Raises ``ValueError`` with a message a model can act on."""
+    if not is_plain(tp) and (found := _find_opaque(value)) is not None:
+        where, opaque = found
+        at = f" at {where}" if where else ""
+        raise ValueError(
+            f"a {opaque.type_name}{at} cannot be submitted ({opaque.text}); submit data (text, numbers, lists, dicts)"
+        )
+    return judged(adapter(tp), value)
+
+
+def judged(judge: TypeAdapter[Any], value: Any) -> Any:
+    try:
+        return judge.validate_python(value)
+    except ValidationError as error:
+        raise ValueError(_told(error)) from None
+    except Exception as error:  # a validator of the caller's own may raise anything
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _find_opaque(value: Any) -> tuple[str, Opaque] | None:
+    """The first value inside that could not cross, and where it is: a type such as Any would let it through."""
+    todo: list[tuple[str, Any]] = [("", value)]
+    seen: set[int] = set()
+    while todo:
+        where, item = todo.pop()
+        if isinstance(item, Opaque):
+            return where, item
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        children: Iterable[tuple[Any, Any]] = ()
+        if isinstance(item, Mapping):
+            pairs = cast("Mapping[Any, Any]", item)
+            children = chain(((key, key) for key in pairs), pairs.items())
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            children = enumerate(cast("Sequence[Any]", item))
+        deeper = (Opaque, Mapping, list, tuple, set, frozenset)
+        todo += [(f"{where}[{brief(k, 40)}]", child) for k, child in children if isinstance(child, deeper)]
+    return None
+
+
+def _told(error: ValidationError) -> str:
+    told: list[str] = []
+    for detail in error.errors(include_url=False)[:5]:
+        where = truncate(".".join(str(part) for part in detail["loc"]), 200)
+        got = detail.get("input")
+        message = truncate(detail["msg"], 1_000)
+        told.append(f"{where + ': ' if where else ''}{message} (got {type(got).__name__} {brief(got, 80)})")
+    if error.error_count() > 5:
+        told.append(f"and {error.error_count() - 5} more")
+    return ", ".join(told)
+
+
+def adapter(tp: Any) -> TypeAdapter[Any]:
+    """The pydantic adapter of a type. Raises :class:`SignatureError` for a type pydantic cannot judge."""
+    try:
+        return _adapter(repr(tp), tp)  # repr too: int | str equals str | int, and pydantic tries them in order
+    except TypeError:  # unhashable metadata
+        return _adapter.__wrapped__("", tp)
+
+
+@functools.lru_cache(maxsize=512)
+def _adapter(_text: str, tp: Any) -> TypeAdapter[Any]:
+    try:
+        config = ConfigDict(arbitrary_types_allowed=True)
+        made: TypeAdapter[Any] = TypeAdapter(tp, config=config)
+    except PydanticUserError as error:
+        if error.code == "type-adapter-config-unused":  # a model brings its own configuration
+            return TypeAdapter(tp)
+        raise SignatureError(f"{type_text(tp)} cannot be validated: {error.message}") from error
+    except PydanticUndefinedAnnotation as error:
+        raise SignatureError(f"{type_text(tp)} cannot be validated: {error.message}") from error
+    if not getattr(made, "pydantic_complete", True):  # since pydantic 2.10
+        raise SignatureError(f"{type_text(tp)} cannot be validated: it names a class that is not defined")
+    return made
+
+
+def is_plain(tp: Any) -> bool:
+    """Whether a type's name says all there is to it, and judging a value runs no code but pydantic's."""
+    origin = get_origin(tp)
+    if origin is Literal:
+        return True
+    if origin in (list, dict, tuple, set, frozenset, Union, UnionType):
+        return all(arg is ... or is_plain(arg) for arg in get_args(tp))
+    return origin is not Annotated and tp in PLAIN_TYPES
