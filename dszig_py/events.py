@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dszig_py.trajectory import Action, Iteration, Prediction, SubCall, Trajectory
+from dszig_py.trajectory import Action, Compaction, Iteration, Prediction, SubCall, Trajectory
 from dszig_py.usage import Remaining, Usage
 
 __all__ = [
@@ -67,6 +67,7 @@ class ActionChosen(Event):
     """The model has decided; its code is about to run.
 
     ``usage`` is the decision's own, ``started`` seconds since the run began, ``seconds`` what deciding took.
+    ``compaction``: the summary that was made of the history before it, if one was.
     """
 
     index: int
@@ -74,6 +75,7 @@ class ActionChosen(Event):
     usage: Usage = field(default_factory=Usage)
     started: float = 0.0
     seconds: float = 0.0
+    compaction: Compaction | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,13 @@ LAST = "This is the last iteration: SUBMIT what you have now."
 EARLIER = "(the first {count} iterations)"
 LEFT_OUT = "(left out here; their variables are still in the REPL: SHOW_VARS())"
 
+COMPACTED = "(earlier iterations, summarized)"
+EARLIER_VARIABLE = "earlier_iterations"
+SUMMARIZE = """\
+Your history is getting long and will be replaced by a summary that you write now. Do not write code. Say, in short lines: \
+what the task wants; how the data turned out to be built; what was done and what it showed, with the names of the variables \
+and functions that hold results; what failed and why; what is still to do. Keep every fact and number the answer needs."""
+
 CHILD_OF_PROMPT = Signature((Field("prompt", str, "what to do"),), (Field("answer", str),))
 """What rlm_query(prompt) runs: the prompt is a variable of the child, shown whole where it is not too long."""
 
@@ -147,23 +154,28 @@ def remaining(left: Remaining, *, refused: str = "") -> str:
 
 
 def decision(
-    instructions: str, contract: Contract, iterations: Sequence[Iteration], left: str, max_history_chars: int
+    instructions: str,
+    contract: Contract,
+    iterations: Sequence[Iteration],
+    left: str,
+    max_history_chars: int,
+    summary: str = "",
 ) -> Request:
     """The prompt of one decision. Its head is constant during a run, so that provider caches hit."""
     task = contract.signature.instructions
     first = f"{f'Task: {task}{chr(10)}{chr(10)}' if task else ''}{contract.text}"
     messages = [Message("system", instructions), Message("user", first)]
-    return Request((*messages, *history(iterations, max_history_chars)), remaining=left)
+    return Request((*messages, *history(iterations, max_history_chars, summary)), remaining=left)
 
 
-def history(iterations: Sequence[Iteration], max_chars: int) -> list[Message]:
+def history(iterations: Sequence[Iteration], max_chars: int, summary: str = "") -> list[Message]:
     """Earlier iterations as a conversation of at most about ``max_chars`` characters and the newest one, however many.
 
     The newest iterations stand whole, older ones shortened, the oldest are only counted. Which is which changes in
     steps: when the whole ones pass half of ``max_chars``, all but the newest quarter are shortened; when the shortened
     ones then pass an eighth, all but the newest sixteenth are left out. Between two steps each conversation is a prefix
     of the next one, so that provider caches hit; and as none grows for ever, a run's prompts add up linearly. The
-    newest observation is always whole.
+    newest observation is always whole. ``summary`` stands for what came before ``iterations``.
     """
     short = max(200, max_chars // 200)
     told: list[tuple[Message, Message]] = []  # as it stands now, whole or shortened
@@ -185,6 +197,8 @@ def history(iterations: Sequence[Iteration], max_chars: int) -> list[Message]:
     messages = [message for pair in told[left_out:] for message in pair]
     if left_out:
         messages[:0] = [Message("assistant", EARLIER.format(count=left_out)), Message("user", LEFT_OUT)]
+    if summary:
+        messages[:0] = [Message("assistant", COMPACTED), Message("user", summary)]
     return messages
 
 
@@ -239,10 +253,26 @@ def budget(left: Remaining) -> dict[str, Any]:
     }
 
 
-def extraction(contract: Contract, iterations: Sequence[Iteration], max_history_chars: int) -> Request:
+def summary(request: Request) -> Request:
+    """The prompt of a compaction: the conversation as it stands, so that provider caches hit, and what is asked of it."""
+    *before, last = request.messages
+    if last.role != "user":
+        return replace(request, messages=(*request.messages, Message("user", SUMMARIZE)), remaining="")
+    return replace(request, messages=(*before, Message("user", f"{last.content}\n\n{SUMMARIZE}")), remaining="")
+
+
+def compacted(summary: str, count: int, variable: str) -> str:
+    """A summary as later prompts show it."""
+    whole = f" They are whole in the variable {variable}, a list of dicts." if variable else ""
+    return f"Summary of the first {count} iterations.{whole} Variables and functions are still in the REPL.\n{summary}"
+
+
+def extraction(
+    contract: Contract, iterations: Sequence[Iteration], max_history_chars: int, summary: str = ""
+) -> Request:
     """The prompt of the closing call, which reads the history and fills the outputs."""
     names = ", ".join(f.name for f in contract.signature.outputs)
-    done = "\n\n".join(f"[{m.role}]\n{m.content}" for m in history(iterations, max_history_chars))
+    done = "\n\n".join(f"[{m.role}]\n{m.content}" for m in history(iterations, max_history_chars, summary))
     task = contract.signature.instructions
     parts = [EXTRACTION.format(names=names), f"Task: {task}" if task else "", contract.text, f"What was done:\n{done}"]
     return Request((Message("user", "\n\n".join(part for part in parts if part)),))

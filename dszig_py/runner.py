@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,21 +10,21 @@ from typing import Any
 import anyio
 
 from dszig_py import prompts, routing
+from dszig_py.compaction import History
 from dszig_py.contract import Contract, compile_contract
-from dszig_py.environments._worker import codec
 from dszig_py.environments.base import CallRefused, CellLimits, Environment, Execution, Session
-from dszig_py.errors import DszigError, EnvironmentFailure, InputError, LMError
-from dszig_py.events import ActionChosen, Event, IterationFinished, IterationStarted, RunFinished, RunStarted
+from dszig_py.errors import InputError, LMError
+from dszig_py.events import Event
 from dszig_py.host import RunHost
 from dszig_py.lm.base import LM, price_known
 from dszig_py.lm.gate import Gate
 from dszig_py.policy import Policy, View
+from dszig_py.recording import Decision, Recording, joined
 from dszig_py.signature import Signature
 from dszig_py.strategy import Strategy
-from dszig_py.text import truncate
 from dszig_py.tools import Tool
-from dszig_py.trajectory import Action, Extraction, Input, Iteration, Prediction, Termination, Trajectory
-from dszig_py.usage import Budget, Exhausted, Ledger, Usage
+from dszig_py.trajectory import Action, Prediction
+from dszig_py.usage import Budget, Exhausted, Ledger
 from dszig_py.validation import coerce
 
 __all__ = ["Plan", "Preamble", "run"]
@@ -101,7 +100,7 @@ async def _check_prices(plan: Plan) -> None:
 
 
 class _Run:
-    """One run's state: what has been recorded so far, so that it can be told at any moment."""
+    """One run under way: its host, contract and policy, and the recording of what they come to."""
 
     def __init__(
         self,
@@ -113,24 +112,18 @@ class _Run:
         parent: str = "",
     ) -> None:
         self.plan, self.inputs, self.ledger, self.gate, self.publish = plan, inputs, ledger, gate, publish
-        self.id, self.parent = uuid.uuid4().hex[:12], parent
-        self.begun, self.started = time.time(), time.monotonic()
+        self.record = Recording(plan, ledger, publish, parent)
         self.lm = plan.lm(ledger.depth)
-        self.iterations: list[Iteration] = []
-        self.outputs: dict[str, Any] = {}
-        self.extraction: Extraction | None = None
-        self.ended: Termination | None = None
-        self.variables: dict[str, str] = {}
-        self.isolation = self.route = ""
+        self.history = History(plan.strategy, self.lm)
         self.errors = 0
         sub_lm = plan.sub_lm(ledger.depth)
         allowed = plan.strategy.sub_calls
         self.preamble = plan.preamble(ledger) if plan.preamble is not None and allowed else Preamble()
         tools = {**plan.tools, **self.preamble.tools}
         self.host = RunHost(
-            self.id, ledger, gate, sub_lm, plan.named_lms, tools, publish, self._spawn, allowed, plan.images
+            self.record.id, ledger, gate, sub_lm, plan.named_lms, tools, publish, self._spawn, allowed, plan.images
         )
-        self.contract = self._compile()
+        self.contract = self.record.contract = self._compile()
         self.host.contract = self.contract
         self.policy = plan.policy(plan, self.lm, gate)
 
@@ -149,31 +142,30 @@ class _Run:
         session: Session | None = None
         try:
             if self.plan.strategy.route is not None and await self._routed(self.plan.strategy.route):
-                return self._finished()
+                return self.record.finished()
             limits = CellLimits(output_chars=self.plan.max_output_chars)
             session = await self.plan.environment.open(self.contract, self.host, limits)  # 2
-            self.isolation = str(session.isolation)
+            self.record.isolation = str(session.isolation)
             if self.preamble.code:
                 await session.execute(self.preamble.code)
-            if not self.iterations:  # else it was told before the direct call
-                self.publish(self._started())
-            with anyio.move_on_after(self._seconds_left(self.ledger.soft_deadline)) as soft:
+            self.record.begin()
+            with anyio.move_on_after(_seconds_left(self.ledger.soft_deadline)) as soft:
                 await self._loop(session)
             if soft.cancelled_caught:
-                self._end("max_seconds", "budget", f"the {self.plan.budget.max_seconds:g} s are used")
-            if self.ended is not None and self.ended.cause == "budget":
+                self._out_of_time()
+            if self.record.ended is not None and self.record.ended.cause == "budget":
                 await self._extract()
-            self.variables = await session.variables()
+            self.record.variables = await session.variables()
         except BaseException as error:
-            self._failed(error)
+            self.record.failed(error)
             raise
         finally:
             if session is not None:
                 with anyio.CancelScope(shield=True):
-                    await session.close()
+                    await session.close()  # 8
             # Each knows the other: left so, the inputs stay in memory until a garbage collection.
             self.host.spawn, self.host.contract = _over, None
-        return self._finished()
+        return self.record.finished()
 
     async def _spawn(self, signature: Signature, inputs: Mapping[str, Any], call: str) -> Prediction:
         """A child run: its own contract, session and iterations; this tree's ledger and gate."""
@@ -186,91 +178,83 @@ class _Run:
     async def _routed(self, asked: str) -> bool:
         """Whether the run has ended by one typed call, without the loop."""
         route = await routing.choose(asked, self.lm, self.contract, tools=bool(self.plan.tools))
-        self.route = str(route)
+        self.record.route = str(route)
         if not route.direct:
             return False
-        self.publish(self._started())
-        with anyio.move_on_after(self._seconds_left(self.ledger.deadline)) as scope:
+        self.record.begin()
+        with anyio.move_on_after(_seconds_left(self.ledger.deadline)) as scope:
             problem = await self._direct()
             if problem and asked == "auto":
-                self.route = f"loop: {route.reason}, but the direct call failed: {problem}"
+                self.record.route = f"loop: {route.reason}, but the direct call failed: {problem}"
             elif problem:
-                self._end("error", "model", problem)
+                self.record.end("error", "model", problem)
         if scope.cancelled_caught:
-            self._end("max_seconds", "budget", f"the {self.plan.budget.max_seconds:g} s are used")
-        return self.ended is not None
+            self._out_of_time()
+        return self.record.ended is not None
 
     async def _direct(self) -> str:
         """The typed call, recorded as iteration 0; what was wrong with it, if anything."""
-        begun, execution = time.monotonic() - self.started, Execution()
-        action = Action(f"One typed call, without the loop. {self.route}")
-        self.publish(ActionChosen(self.id, self.ledger.depth, 0, action, Usage(), begun))
+        execution = Execution()
+        decision = Decision(0, self.ledger.usage)
+        self.record.decided(decision, Action(f"One typed call, without the loop. {self.record.route}"))
         try:
-            self.outputs = await routing.answer(self.host, self.lm, self.contract)
-            execution = Execution(submission=self.outputs)
-            self._end("submitted", "model", "")
+            self.record.outputs = await routing.answer(self.host, self.lm, self.contract)
+            execution = Execution(submission=self.record.outputs)
+            self.record.end("submitted", "model", "")
         except routing.Unanswered as failure:
             execution = Execution(error=str(failure))
         except Exhausted as limit:
-            self._end(limit.limit, "budget", str(limit))
+            self.record.end(limit.limit, "budget", str(limit))
         finally:
-            self._record(0, action, execution, Usage(), begun, 0.0)
+            self.record.observed(decision, execution, self.host.calls.take())
         return execution.error
 
     async def _loop(self, session: Session) -> None:
         last = False
-        while self.ended is None:
+        while self.record.ended is None:
             try:
                 index = self.ledger.begin_iteration()
-                self.publish(IterationStarted(self.id, self.ledger.depth, index))
-                started, before = time.monotonic(), self.ledger.usage
+                compaction = await self.history.compacted(self.record.iterations, self._view, self.policy, session)
+                decision = self.record.deciding(index, compaction)
                 action = await self.policy.decide(self._view())  # 3
             except Exhausted as limit:
-                self._end(limit.limit, "budget", str(limit))
+                self.record.end(limit.limit, "budget", str(limit))
                 return
-            decided = time.monotonic()
-            spent = self.ledger.usage.since(before)
-            begun = started - self.started
-            self.publish(ActionChosen(self.id, self.ledger.depth, index, action, spent, begun, decided - started))
+            self.record.decided(decision, action)
             self.host.calls.budget_changed()
-            try:
-                execution = await self._execute(session, action)  # 4
-            except BaseException as error:
-                if not isinstance(error, Exception):
-                    with anyio.CancelScope(shield=True):
-                        await self.host.calls.settled()
-                if self.host.calls:  # paid for, so the iteration is kept as far as it went
-                    stopped = Execution(error=f"stopped while it ran: {error!r}", seconds=time.monotonic() - decided)
-                    self._record(index, action, stopped, spent, begun, decided - started)
-                raise
-            self._record(index, action, execution, spent, begun, decided - started)
+            execution = await self._acted(session, decision)  # 4
+            self.record.observed(decision, execution, self.host.calls.take())  # 5, 6
             last = self._judge(execution, last)  # 7
 
-    def _record(
-        self, index: int, action: Action, execution: Execution, spent: Usage, begun: float, decide_seconds: float
-    ) -> None:
-        """An iteration into the trajectory and to the subscribers."""
-        shown = prompts.observation(action, execution, self.plan.max_output_chars)  # 5
-        seconds = time.monotonic() - self.started - begun
-        calls = self.host.calls.take()
-        done = Iteration(index, action, _plain(execution), shown, calls, spent, begun, seconds, decide_seconds)
-        self.iterations.append(done)  # 6
-        self.publish(IterationFinished(self.id, self.ledger.depth, done))
+    async def _acted(self, session: Session, decision: Decision) -> Execution:
+        """What the action came to; where that is stopped, the iteration is recorded as far as it was paid for."""
+        try:
+            return await self._execute(session, decision.action)
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                with anyio.CancelScope(shield=True):
+                    await self.host.calls.settled()
+            if self.host.calls:
+                seconds = time.monotonic() - decision.decided
+                stopped = Execution(error=f"stopped while it ran: {error!r}", seconds=seconds)
+                self.record.observed(decision, stopped, self.host.calls.take())
+            raise
 
     def _judge(self, execution: Execution, last: bool) -> bool:
-        """Whether this was the end; true where the next decision is the last one, a limit having refused a call."""
+        """Whether the next decision is the last one, a limit having refused a call; ends the run where this was."""
         if execution.submission is not None:
-            self.outputs = execution.submission
-            self._end("submitted", "model", "")
+            self.record.outputs = execution.submission
+            self.record.end("submitted", "model", "")
             return False
         refused = self.ledger.refused
         if last and refused is not None:
-            self._end(refused, "budget", f"{refused} was reached and the model did not SUBMIT in its last iteration")
-        failed = bool(execution.error or execution.lost or not self.iterations[-1].action.cells)
+            told = f"{refused} was reached and the model did not SUBMIT in its last iteration"
+            self.record.end(refused, "budget", told)
+        failed = bool(execution.error or execution.lost or not self.record.iterations[-1].action.cells)
         self.errors = self.errors + 1 if failed else 0
         most = self.plan.budget.max_errors
-        if self.ended is None and most is not None and self.errors >= most:
-            self._end("error", "model", f"{self.errors} iterations in a row failed")
+        if self.record.ended is None and most is not None and self.errors >= most:
+            self.record.end("error", "model", f"{self.errors} iterations in a row failed")
         return refused is not None
 
     async def _execute(self, session: Session, action: Action) -> Execution:
@@ -285,14 +269,14 @@ class _Run:
                     skipped = f"\n[block {number} of {len(action.cells)} failed; the later blocks were not run]"
                     done[-1] = replace(done[-1], error=f"{done[-1].error}{skipped}".lstrip("\n"))
                 break
-        return _joined(done, self.plan.max_output_chars)
+        return joined(done, self.plan.max_output_chars)
 
     async def _extract(self) -> None:
         """One reserved call reads the history and fills the outputs; a field it cannot fill is None."""
         started, before = time.monotonic(), self.ledger.usage
         error = ""
         raw: dict[str, Any] = {}
-        with anyio.move_on_after(self._seconds_left(self.ledger.deadline)) as scope:
+        with anyio.move_on_after(_seconds_left(self.ledger.deadline)) as scope:
             try:
                 raw = await self.policy.extract(self._view())
             except (Exhausted, LMError) as failure:
@@ -301,104 +285,28 @@ class _Run:
             error = "no time was left"
         for f in self.plan.signature.outputs:
             try:
-                self.outputs[f.name] = coerce(f.type, raw[f.name])
+                self.record.outputs[f.name] = coerce(f.type, raw[f.name])
             except KeyError:
                 error = error or f"{f.name}: not in the reply"
             except ValueError as problem:
                 error = error or f"{f.name}: {problem}"
         self.host.calls.budget_changed()
-        usage = self.ledger.usage.since(before)
-        self.extraction = Extraction(truncate(repr(raw), 4_000), error, usage, time.monotonic() - started)
-        if error and self.ended is not None:
-            self.ended = replace(self.ended, detail=f"{self.ended.detail}; extraction: {error}")
+        self.record.extracted(raw, error, self.ledger.usage.since(before), time.monotonic() - started)
 
     def _view(self) -> View:
         left = self.ledger.remaining()
         if left.iters is not None:  # the one being decided is still the model's to use
             left = replace(left, iters=left.iters + 1)
         told = prompts.remaining(left, refused=self.ledger.refused or "")
-        decided = tuple(i for i in self.iterations if i.index)  # a direct call is none of the model's decisions
-        return View(self.contract, decided, told, self.ledger)
+        return View(self.contract, self.history.recent(self.record.iterations), told, self.ledger, self.history.summary)
 
-    def _seconds_left(self, deadline: float | None) -> float | None:
-        return None if deadline is None else max(0.0, deadline - time.monotonic())
+    def _out_of_time(self) -> None:
+        self.record.end("max_seconds", "budget", f"the {self.plan.budget.max_seconds:g} s are used")
 
-    def _end(self, kind: Any, cause: Any, detail: str) -> None:
-        self.ended = Termination(kind, cause, detail)
 
-    def _failed(self, error: BaseException) -> None:
-        """The run ends by an exception: it carries what there is."""
-        if isinstance(error, LMError):
-            self._end("error", "provider", str(error))
-        elif isinstance(error, EnvironmentFailure):
-            self._end("error", "environment", str(error))
-        elif isinstance(error, Exception):
-            self._end("error", "caller", f"{type(error).__name__}: {error}")
-        else:
-            self._end("cancelled", "caller", type(error).__name__)
-        prediction = self._finished()
-        if isinstance(error, DszigError) or not isinstance(error, Exception):
-            error.prediction = prediction  # type: ignore[attr-defined]  # also on CancelledError, KeyboardInterrupt
-
-    def _finished(self) -> Prediction:
-        outputs = {f.name: self.outputs.get(f.name) for f in self.plan.signature.outputs}
-        prediction = Prediction(outputs, self._trajectory(outputs), self.variables)
-        self.publish(RunFinished(self.id, self.ledger.depth, prediction, self.parent))
-        return prediction
-
-    def _started(self) -> RunStarted:
-        signature, run = str(self.plan.signature), self._trajectory({})
-        return RunStarted(self.id, self.ledger.depth, signature, self.lm.model, self.parent, run)
-
-    def _trajectory(self, outputs: dict[str, Any]) -> Trajectory:
-        return Trajectory(
-            id=self.id,
-            signature=str(self.plan.signature),
-            instructions=self.plan.signature.instructions,
-            model=self.lm.model,
-            sub_model=self.plan.sub_lm(self.ledger.depth).model,
-            environment=self.plan.environment.name,
-            isolation=self.isolation,
-            depth=self.ledger.depth,
-            inputs=tuple(Input(v.name, v.type, v.size, v.preview) for v in self.contract.variables),
-            contract=self.contract.text,
-            iterations=tuple(self.iterations),
-            extraction=self.extraction,
-            termination=self.ended,
-            outputs=_plain_data(outputs),
-            usage=self.ledger.usage,
-            begun=self.begun,
-            seconds=time.monotonic() - self.started,
-            route=self.route,
-        )
+def _seconds_left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 async def _over(*_: Any) -> Prediction:
     raise CallRefused("the run is over")
-
-
-def _joined(done: Sequence[Execution], limit: int) -> Execution:
-    """The executions of one action as one."""
-    if len(done) == 1:
-        return done[0]
-    if not done:
-        return Execution()
-    return Execution(
-        stdout=truncate("\n".join(e.stdout.rstrip("\n") for e in done if e.stdout), limit),
-        stdout_chars=sum(e.stdout_chars for e in done),
-        value=done[-1].value,
-        error=done[-1].error,
-        submission=done[-1].submission,
-        seconds=sum(e.seconds for e in done),
-        lost=done[-1].lost,
-    )
-
-
-def _plain(execution: Execution) -> Execution:
-    """As the trajectory keeps it: a submission as plain data, so that what is saved loads back equal."""
-    submission = execution.submission
-    return execution if submission is None else replace(execution, submission=_plain_data(submission))
-
-
-def _plain_data(values: Mapping[str, Any]) -> dict[str, Any]:
-    return codec.decode(codec.encode(dict(values)), records=codec.plain_record)

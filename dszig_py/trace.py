@@ -172,6 +172,7 @@ def _decided(event: ActionChosen) -> Iteration:
         usage=event.usage,
         started=event.started,
         decide_seconds=event.seconds,
+        compaction=event.compaction,
     )
 
 

@@ -14,7 +14,17 @@ from typing import Any, Literal
 from dszig_py.environments.base import Execution
 from dszig_py.usage import Usage
 
-__all__ = ["Action", "Extraction", "Input", "Iteration", "Prediction", "SubCall", "Termination", "Trajectory"]
+__all__ = [
+    "Action",
+    "Compaction",
+    "Extraction",
+    "Input",
+    "Iteration",
+    "Prediction",
+    "SubCall",
+    "Termination",
+    "Trajectory",
+]
 
 Cause = Literal["model", "budget", "provider", "environment", "caller"]
 Kind = Literal[
@@ -67,8 +77,25 @@ class SubCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Compaction:
+    """A summary that took the place of the first ``iterations`` of a run in its later prompts.
+
+    ``variable``: where the REPL keeps them whole, "" where it cannot. ``chars``: of the history before.
+    """
+
+    iterations: int
+    summary: str
+    variable: str = ""
+    chars: int = 0
+    usage: Usage = field(default_factory=Usage)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Iteration:
-    """One decide, execute, observe. ``observation`` is what the model was shown; ``decide_seconds`` the model's share."""
+    """One decide, execute, observe. ``observation`` is what the model was shown; ``decide_seconds`` the model's share;
+    ``compaction`` what was made of the history before it was decided.
+    """
 
     index: int
     action: Action
@@ -79,6 +106,7 @@ class Iteration:
     started: float = 0.0
     seconds: float = 0.0
     decide_seconds: float = 0.0
+    compaction: Compaction | None = None
 
 
 @dataclass(frozen=True, slots=True)
