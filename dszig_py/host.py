@@ -55,6 +55,7 @@ class RunHost:
     sub_calls_allowed: bool = True
     images: Mapping[str, str] = field(default_factory=dict[str, str])
     contract: Contract | None = None
+    max_query_chars: int | None = None
 
     def __post_init__(self) -> None:
         self.calls = Calls(self.run, self.ledger, self.publish)
@@ -128,6 +129,9 @@ class RunHost:
         with self._recorded("llm_query", prompt, batch, index) as call:
             if not isinstance(prompt, str):
                 raise CallRefused(f"llm_query takes text, not {type(prompt).__name__}", "TypeError")
+            if self.max_query_chars is not None and len(prompt) > self.max_query_chars:
+                told = f"the prompt has {len(prompt):,} characters, at most {self.max_query_chars:,} are allowed"
+                raise CallRefused(f"llm_query: {told}; split it and use llm_query_batched", "ValueError")
             return await self._ask(call, replace(Request.of(_encodable(prompt)), images=images), lm)
 
     async def _predict(

@@ -24,6 +24,7 @@ __all__ = [
     "CALLABLES",
     "CHILD_OF_PROMPT",
     "INSTRUCTIONS",
+    "READING",
     "again",
     "budget",
     "contract_notes",
@@ -56,6 +57,35 @@ batched form. Ask for answers in a form your code can parse.
 the traceback and mend it.
 - When you have the answer, call SUBMIT with every output, in the REPL, once. Nothing you write outside the code block \
 counts as an answer.""",
+    "cost_aware": """\
+You solve a task by writing Python in a live REPL. The inputs are variables there and may be far too big to read: you see \
+only their names, types, sizes and previews. Reply with a sentence or two of reasoning and one ```python block. It is run, \
+you are shown what it printed, and you go on from there; variables, functions and imports stay.
+
+Every sub-call and every iteration costs money. How to work:
+- Do in one block what can be done in one: look at the inputs' form and search them in the same cell. Never print a big \
+variable whole.
+- Narrow down with code first: filter, search, count, remove duplicates. Only what is left and needs reading (meaning, \
+classification, judgement) goes to a model, and only the part that matters of it.
+- Before a batch, print how many prompts and characters it has, and see budget(). Pack as much into one prompt as it can \
+hold, some 100,000 characters, and ask for short answers in a form your code can parse. Try one prompt on a sample before \
+you send the rest.
+- Keep the answers in variables: never pay for the same question twice. A failed item of a batch is asked again alone.
+- Keep results in variables and build the outputs from variables, not from text you retype.
+- Check the result against a sample with code, then call SUBMIT with every output, in the REPL, once. Nothing you write \
+outside the code block counts as an answer.""",
+    "small_context": """\
+You solve a task by writing Python in a live REPL. The inputs are variables there, too big to read at once. Reply with one \
+sentence and one short ```python block. It is run and you see what it printed. Variables stay.
+
+Rules:
+- Print little: at most 1,500 characters at a time, never a whole variable.
+- First print the type, the length and a short sample of each input.
+- Search, split and count with Python. A sub-call sees only its prompt: put the question and the text into it, at most \
+8,000 characters, and send many at once with the batched form.
+- Keep results in variables. One small step in each reply.
+- If code fails, read the error and mend it.
+- When you have the answer, call SUBMIT(...) with every output in the code block.""",
 }
 
 CALLABLES: dict[str, tuple[str, str]] = {
@@ -82,6 +112,16 @@ CALLABLES: dict[str, tuple[str, str]] = {
     "rlm_query_batched": ("rlm_query_batched(signature, [inputs_dict, ...]), or (prompts) -> list", "many at once"),
     "budget": ("budget() -> dict", "what is left of this run's limits"),
     "SHOW_VARS": ("SHOW_VARS() -> dict", "names and short values of all variables"),
+}
+
+READING: dict[str, tuple[str, str]] = {
+    "peek": ("peek(text, n=1000) -> str", "the first n characters"),
+    "tail": ("tail(text, n=1000) -> str", "the last n characters"),
+    "chunk": ("chunk(text, size=50000, overlap=0) -> list[str]", "pieces of a text, cut at line ends where it can be"),
+    "search": (
+        "search(text_or_texts, pattern, context=200, limit=20) -> list[dict]",
+        "matches of a regular expression with start, end, match and the text around",
+    ),
 }
 
 MODEL_CHOICE = "llm_query, predict and their batched forms take lm=NAME with NAME one of: {names}."

@@ -39,7 +39,8 @@ class RLM:
 
     ``signature``: ``"context: str, question: str -> answer: str"``, a pydantic class, or a DSPy signature class.
     ``lm``: the model that decides; ``sub_lm``: the one that sub-calls and child runs use (default: ``lm``); either may be a
-    list, one by depth. ``main_cmd``, ``rlm_cmd``: the same as commands, prompt on stdin, completion on stdout.
+    list, one by depth. ``lm_options``, ``sub_lm_options``: for LiteLLM, where the model is given as text
+    (``{"temperature": 0, "max_tokens": 2000}``). ``main_cmd``, ``rlm_cmd``: the same as commands, prompt on stdin, completion on stdout.
     ``lms``: models code may choose by name. ``tools``: callables the code may call;
     ``child_tools``: the names of those that child runs see too (default: all). ``types``: classes that a signature
     string may name. ``check``: called with the validated outputs; a message sends the model back.
@@ -58,6 +59,8 @@ class RLM:
         lm: ModelSpec = None,
         sub_lm: ModelSpec = None,
         lms: Mapping[str, ModelSpec] | None = None,
+        lm_options: Mapping[str, Any] | None = None,
+        sub_lm_options: Mapping[str, Any] | None = None,
         main_cmd: str | Sequence[str] | None = None,
         rlm_cmd: str | Sequence[str] | None = None,
         tools: Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]] = (),
@@ -101,6 +104,9 @@ class RLM:
         self.secrets = tuple(secrets)
         self._lm, self._sub_lm, self._lms = lm, sub_lm, dict(lms or {})
         self._main_cmd, self._rlm_cmd = main_cmd, rlm_cmd
+        self._lm_options, self._sub_lm_options = dict(lm_options or {}), dict(sub_lm_options or {})
+        if self.strategy.helpers:
+            _check_reading(self.signature, self.tools)
 
     def __call__(self, **inputs: Any) -> Prediction:
         """Run on ``inputs`` and wait: in scripts, in threads, in a notebook whose loop already runs.
@@ -146,8 +152,12 @@ class RLM:
         from dszig_py.tools import Tool
 
         prices = self.budget.prices
-        root = _by_depth(self._lm if self._main_cmd is None else _command(self._main_cmd), _default_lm, prices)
-        sub = _by_depth(self._sub_lm if self._rlm_cmd is None else _command(self._rlm_cmd), _default_sub_lm, prices)
+        main = self._lm if self._main_cmd is None else _command(self._main_cmd)
+        leaf = self._sub_lm if self._rlm_cmd is None else _command(self._rlm_cmd)
+        root = _by_depth(main, _default_lm, prices, self._lm_options)
+        sub = _by_depth(leaf, _default_sub_lm, prices, self._sub_lm_options)
+        if not sub and self._sub_lm_options:  # the same model as the root's, asked otherwise
+            sub = _by_depth(main, _default_lm, prices, self._sub_lm_options)
         return Plan(
             signature=self.signature,
             lms=root,
@@ -194,11 +204,24 @@ def _default_sub_lm() -> ModelSpec:
     return os.environ.get("DSZIG_SUB_MODEL") or []
 
 
-def _by_depth(spec: ModelSpec, default: Callable[[], ModelSpec], prices: Mapping[str, tuple[float, float]]) -> list[LM]:
+def _by_depth(
+    spec: ModelSpec,
+    default: Callable[[], ModelSpec],
+    prices: Mapping[str, tuple[float, float]],
+    options: Mapping[str, Any],
+) -> list[LM]:
     if spec is None:
         spec = default()
     specs: list[Any] = [*cast("list[Any]", spec)] if isinstance(spec, (list, tuple)) else [spec]
-    return [lms_.resolve(one, prices) for one in specs]
+    return [lms_.resolve(one, prices, options) for one in specs]
+
+
+def _check_reading(signature: Signature, tools: Mapping[str, Any]) -> None:
+    """The REPL's peek, tail, chunk and search would take the place of an input or a tool of that name."""
+    from dszig_py.prompts import READING
+
+    if taken := [name for name in (*(f.name for f in signature.inputs), *tools) if name in READING]:
+        raise InputError(f"Strategy(helpers=True) brings {', '.join(READING)}; {', '.join(taken)} needs another name")
 
 
 def merged_budget(budget: Budget, **shortcuts: int | None) -> Budget:

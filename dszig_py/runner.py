@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
+import anyio.to_thread
 
-from dszig_py import prompts, routing
+from dszig_py import prompts, reading, routing
 from dszig_py.compaction import History
 from dszig_py.contract import Contract, compile_contract
 from dszig_py.environments.base import CallRefused, CellLimits, Environment, Execution, Session
@@ -123,6 +125,7 @@ class _Run:
         self.host = RunHost(
             self.record.id, ledger, gate, sub_lm, plan.named_lms, tools, publish, self._spawn, allowed, plan.images
         )
+        self.host.max_query_chars = plan.strategy.max_query_chars
         self.contract = self.record.contract = self._compile()
         self.host.contract = self.contract
         self.policy = plan.policy(plan, self.lm, gate)
@@ -131,11 +134,21 @@ class _Run:
         return compile_contract(
             self.plan.signature,
             self.inputs,
-            callables=[c for c in self.host.callables() if c[0] not in self.preamble.tools],
+            callables=[*(c for c in self.host.callables() if c[0] not in self.preamble.tools), *self._reading()],
             show=self.plan.strategy.show,
             notes=[*prompts.contract_notes(list(self.plan.named_lms)), *self.preamble.notes],
             check=self.plan.check,
         )
+
+    def _reading(self) -> list[tuple[str, str, str]]:
+        return [(n, *told) for n, told in prompts.READING.items()] if self.plan.strategy.helpers else []
+
+    async def _prepare(self, session: Session) -> None:
+        """What the REPL holds besides inputs and the host's callables; again after a worker was lost."""
+        if self.plan.strategy.helpers:
+            await session.execute(await anyio.to_thread.run_sync(inspect.getsource, reading))
+        if self.preamble.code:
+            await session.execute(self.preamble.code)
 
     async def go(self) -> Prediction:
         """The whole run; see the module's first line for its phases."""
@@ -146,8 +159,7 @@ class _Run:
             limits = CellLimits(output_chars=self.plan.max_output_chars)
             session = await self.plan.environment.open(self.contract, self.host, limits)  # 2
             self.record.isolation = str(session.isolation)
-            if self.preamble.code:
-                await session.execute(self.preamble.code)
+            await self._prepare(session)
             self.record.begin()
             with anyio.move_on_after(_seconds_left(self.ledger.soft_deadline)) as soft:
                 await self._loop(session)
@@ -262,6 +274,8 @@ class _Run:
         done: list[Execution] = []
         for number, cell in enumerate(action.cells, 1):
             done.append(await session.execute(cell))
+            if done[-1].lost:
+                await self._prepare(session)
             if done[-1].submission is not None:
                 break
             if done[-1].error or done[-1].lost:

@@ -62,11 +62,16 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"dszig_py.lm.{_HOMES[name]}"), name)
 
 
-def resolve(spec: Any, prices: Mapping[str, tuple[float, float]] | None = None) -> LM:
+def resolve(
+    spec: Any, prices: Mapping[str, tuple[float, float]] | None = None, options: Mapping[str, Any] | None = None
+) -> LM:
     """The model behind ``spec``: a LiteLLM model string, ``"offline"``, an LM object, or a callable from str to str.
 
-    ``prices``: dollars per million input and output tokens by model string. Raises :class:`InputError`.
+    ``prices``: dollars per million input and output tokens by model string. ``options``: parameters of each call
+    (temperature, max_tokens, api_base, ...) for a model string. Raises :class:`InputError`.
     """
+    if options and (not isinstance(spec, str) or spec == "offline"):
+        raise InputError(f"options ({', '.join(options)}) go with a model string; give them to {spec!r} itself")
     if isinstance(spec, str):
         if not spec.strip():
             raise InputError("the model string is empty")
@@ -77,7 +82,7 @@ def resolve(spec: Any, prices: Mapping[str, tuple[float, float]] | None = None) 
         from dszig_py.lm.litellm import LiteLLM
 
         given = (prices or {}).get(spec)
-        return LiteLLM(spec, price=None if given is None else (given[0] / 1e6, given[1] / 1e6))
+        return LiteLLM(spec, price=None if given is None else (given[0] / 1e6, given[1] / 1e6), **(options or {}))
     if hasattr(spec, "complete") and hasattr(spec, "model"):
         return spec
     if callable(spec):
