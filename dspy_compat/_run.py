@@ -109,7 +109,7 @@ def _plan(module: RLM, factory: Callable[[], Any] | None, steps: Steps, made: In
         check=module.check,
         max_output_chars=module.max_output_chars,
         images=made.images,
-        preamble=None if _is_interpreter(chosen) else agents,
+        preamble=None if _is_interpreter(chosen) or not module.strategy.sub_calls else agents,
     )
 
 

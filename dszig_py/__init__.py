@@ -20,6 +20,7 @@ from dszig_py.strategy import Strategy
 from dszig_py.usage import Budget, Usage
 
 if TYPE_CHECKING:
+    from dszig_py.sessions import Session
     from dszig_py.trajectory import Prediction, Termination, Trajectory
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "OutputField",
     "Prediction",
     "ReplayMismatch",
+    "Session",
     "Signature",
     "SignatureError",
     "Strategy",
@@ -45,7 +47,12 @@ __all__ = [
     "Usage",
 ]
 
-_LATER = {"Prediction": "trajectory", "Termination": "trajectory", "Trajectory": "trajectory"}
+_LATER = {
+    "Prediction": "trajectory",
+    "Session": "sessions",
+    "Termination": "trajectory",
+    "Trajectory": "trajectory",
+}
 
 
 def __getattr__(name: str) -> Any:

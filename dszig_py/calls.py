@@ -78,7 +78,7 @@ class Calls:
         begun = time.monotonic()
         started, kept = begun - self._started, truncate(text, PROMPT_KEPT)
         call = OpenCall(SubCall(self.new_id(), kind, kept, len(text), started=started, batch=batch, index=index))
-        self.publish(SubCallStarted(self.run, self.ledger.depth, call.done.id, kind))
+        self.publish(SubCallStarted(self.run, self.ledger.depth, call.done.id, kind, batch))
         self._under_way += 1
         try:
             yield call

@@ -1,6 +1,7 @@
 """What a run tells while it goes: frozen records, the last of which carries the prediction.
 
-Publishing never blocks and never fails: a slow or raising subscriber is no part of the run.
+Publishing never blocks and never fails: a slow or raising subscriber is no part of the run. How events reach whom is in
+``dszig_py.publishing``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ __all__ = [
     "SubCallStarted",
     "Subscriber",
     "TokensArrived",
+    "worth_keeping",
 ]
+
+BACKLOG = 10_000  # events waiting for a slow reader before those that a later one makes up for are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +60,14 @@ class IterationStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class TokensArrived(Event):
-    """A piece of the reply that the deciding model is still writing, where it streams. ``index``: the iteration."""
+    """A piece of the reply that the root's model is still writing, where it streams. ``index``: the iteration.
+
+    ``attempt``: 1, and one more each time a request that failed is made again; its pieces begin the reply anew.
+    """
 
     index: int
     text: str
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +88,11 @@ class ActionChosen(Event):
 
 @dataclass(frozen=True, slots=True)
 class SubCallStarted(Event):
-    """Code called a model, a child run or a tool."""
+    """Code called a model, a child run or a tool. ``batch``: the id shared by all calls of one batch, "" outside of one."""
 
     id: str
     kind: str
+    batch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +126,12 @@ class RunFinished(Event):
 
 
 Subscriber = Callable[[Event], None]
+
+
+def worth_keeping(event: Event, waiting: int) -> bool:
+    """Whether to queue ``event`` behind ``waiting`` others, so that a slow reader's queue cannot grow without bound.
+
+    Records of the run are always kept: the trajectory holds what they carry anyhow. Past ``BACKLOG`` the pieces of a reply
+    (the action comes whole) and states of the budget (the next one tells all) are left out.
+    """
+    return waiting < BACKLOG or not isinstance(event, (TokensArrived, BudgetChanged))

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from dszig_py import prompts
 from dszig_py.contract import Contract
 from dszig_py.lm.base import LM, Request
-from dszig_py.lm.gate import Gate
+from dszig_py.lm.gate import Gate, OnText
 from dszig_py.replies import extract_code, read_json
 from dszig_py.trajectory import Action, Iteration
 from dszig_py.usage import Ledger
@@ -20,7 +20,8 @@ __all__ = ["ChatPolicy", "Policy", "View"]
 @dataclass(frozen=True, slots=True)
 class View:
     """All a policy sees. ``iterations``: those to show one by one, ``summary`` what stands for the ones before them.
-    ``remaining``: what the budget still allows, in words. ``ledger``: where its calls are paid.
+    ``remaining``: what the budget still allows, in words. ``ledger``: where its calls are paid. ``on_text``: told the
+    pieces of the reply as they come, where somebody listens (see :data:`~dszig_py.lm.gate.OnText`).
     """
 
     contract: Contract
@@ -28,6 +29,7 @@ class View:
     remaining: str
     ledger: Ledger
     summary: str = ""
+    on_text: OnText | None = None
 
 
 class Policy(Protocol):
@@ -57,7 +59,7 @@ class ChatPolicy:
 
     async def decide(self, view: View) -> Action:
         request = self._request(view)
-        reply = await self.gate.ask(self.lm, request, view.ledger, inner=view.ledger.depth > 0)
+        reply = await self.gate.ask(self.lm, request, view.ledger, inner=view.ledger.depth > 0, on_text=view.on_text)
         found = extract_code(reply.text)
         return Action(found.reasoning, found.cells, found.problem)
 

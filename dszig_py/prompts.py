@@ -131,6 +131,7 @@ LAST = "This is the last iteration: SUBMIT what you have now."
 EARLIER = "(the first {count} iterations)"
 LEFT_OUT = "(left out here; their variables are still in the REPL: SHOW_VARS())"
 
+KEPT = "This REPL has served earlier calls; what they made may be used. The latest ones:"
 COMPACTED = "(earlier iterations, summarized)"
 EARLIER_VARIABLE = "earlier_iterations"
 SUMMARIZE = """\
@@ -155,6 +156,15 @@ and nothing else: {names}."""
 def contract_notes(models: Sequence[str]) -> list[str]:
     """Lines of the contract that are neither variable nor callable."""
     return [MODEL_CHOICE.format(names=", ".join(repr(m) for m in models))] if models else []
+
+
+def session_notes(calls: Sequence[tuple[str, str]], variables: Mapping[str, str]) -> list[str]:
+    """What a call is told of the calls before it in the same REPL: their inputs and outputs, and what is still there."""
+    if not calls:
+        return []
+    lines = [KEPT, *(f"  {inputs} -> {outputs}" for inputs, outputs in calls)]
+    held = ", ".join(f"{name} = {truncate(text, 80)}" for name, text in list(variables.items())[:40])
+    return ["\n".join([*lines, *([f"  Still in the REPL: {held}"] if held else [])])]
 
 
 def observation(action: Action, execution: Execution | None, limit: int) -> str:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from dszig_py import environments
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from dszig_py.lm.gate import Gate
     from dszig_py.policy import Policy
     from dszig_py.runner import Plan
+    from dszig_py.sessions import Session
     from dszig_py.stream import AsyncStream, Stream
     from dszig_py.trace import Tracer
     from dszig_py.trajectory import Prediction
 
 __all__ = ["RLM"]
 
+Place = str | os.PathLike[str]
 ModelSpec = Any  # a LiteLLM model string, "offline", an LM, a callable from str to str, or a list of these by depth
 
 
@@ -45,9 +48,12 @@ class RLM:
     ``child_tools``: the names of those that child runs see too (default: all). ``types``: classes that a signature
     string may name. ``check``: called with the validated outputs; a message sends the model back.
     ``on_limit``: "partial" gives the prediction there is, "raise" raises :class:`LimitReached` with it.
-    ``on_event``: called with every event, on the run's loop; must not block. ``trace``: a JSONL file, replaced by each
-    run, or a folder, which gets one a run, written as the run goes; ``secrets``: values that are never written there,
-    besides those of providers' keys in the environment.
+    ``on_event``: called with every event, in order, in a thread of its own: it may be slow and may fail.
+    ``stream_tokens``: the root's reply as it comes, where the provider streams (default: for ``stream`` and ``astream``
+    alone). ``trace``: a JSONL file, replaced by each run, or a folder, which gets one a run, written as the run goes (or
+    a :class:`~dszig_py.trace.Tracer`, or a list of these); ``secrets``: values that are never written there, besides
+    those of providers' keys in the environment. ``telemetry``: OpenTelemetry spans (default: where the program has
+    configured a tracer provider; see ``dszig_py.telemetry``).
 
     Raises SignatureError and InputError here, before any model call.
     """
@@ -76,8 +82,10 @@ class RLM:
         check: Callable[[dict[str, Any]], str | None] | None = None,
         on_limit: str = "partial",
         on_event: Callable[[Event], None] | None = None,
-        trace: str | os.PathLike[str] | None = None,
+        stream_tokens: bool | None = None,
+        trace: Place | Tracer | Sequence[Place | Tracer] | None = None,
         secrets: Sequence[str] = (),
+        telemetry: bool | None = None,
     ) -> None:
         self.signature = Signature.of(signature, types=types if types is not None else _classes_of_caller())
         self.budget = merged_budget(budget or Budget(), max_iters=max_iters, max_llm_calls=max_llm_calls)
@@ -100,8 +108,10 @@ class RLM:
         self.check = check
         self.on_limit = on_limit
         self.on_event = on_event
+        self.stream_tokens = stream_tokens
         self.trace = trace
         self.secrets = tuple(secrets)
+        self.telemetry = telemetry
         self._lm, self._sub_lm, self._lms = lm, sub_lm, dict(lms or {})
         self._main_cmd, self._rlm_cmd = main_cmd, rlm_cmd
         self._lm_options, self._sub_lm_options = dict(lm_options or {}), dict(sub_lm_options or {})
@@ -133,14 +143,30 @@ class RLM:
 
         return AsyncStream(lambda publish: self._run(inputs, publish))
 
-    async def _run(self, inputs: Mapping[str, Any], publish: Callable[[Event], None] | None = None) -> Prediction:
-        from dszig_py import runner
+    def session(self, path: str | os.PathLike[str] | None = None) -> Session:
+        """Calls that share one REPL, kept in the file ``path`` where one is given; see :class:`~dszig_py.Session`."""
+        from dszig_py.sessions import Session
 
-        printer = _printer() if self.verbose else None
+        return Session(self, path)
+
+    async def _run(
+        self,
+        inputs: Mapping[str, Any],
+        publish: Callable[[Event], None] | None = None,
+        adapt: Callable[[Plan], Plan] | None = None,
+    ) -> Prediction:
+        from dszig_py import publishing, runner, telemetry
+
+        plan = self.plan() if adapt is None else adapt(self.plan())
+        if self.stream_tokens or (self.stream_tokens is None and publish is not None):
+            plan = replace(plan, stream_tokens=True)
         with ExitStack() as stack:
-            tracer = None if self.trace is None else stack.enter_context(_tracer(self.trace, self.secrets))
-            subscribers = [s for s in (tracer, publish, self.on_event, printer) if s is not None]
-            prediction = await runner.run(self.plan(), inputs, _publisher(subscribers))
+            tracers = [stack.enter_context(tracer) for tracer in _tracers(self.trace, self.secrets)]
+            spans = telemetry.telemetry(self.telemetry, self.secrets)
+            inline = [s for s in (*tracers, spans, publish) if s is not None]
+            consumers = [*([self.on_event] if self.on_event is not None else []), *(_shown() if self.verbose else ())]
+            async with publishing.published(inline, consumers) as tell:
+                prediction = await runner.run(plan, inputs, tell)
         if self.on_limit == "raise" and prediction.termination.cause == "budget":
             why = prediction.termination
             raise LimitReached(f"{why.kind}: {why.detail}", limit=why.kind, prediction=prediction)
@@ -262,24 +288,16 @@ def _classes_of_caller() -> dict[str, Any]:
     return {name: value for name, value in visible.items() if isinstance(value, type)}
 
 
-def _publisher(subscribers: Sequence[Callable[[Event], None]]) -> Callable[[Event], None]:
-    def publish(event: Event) -> None:
-        for subscriber in subscribers:
-            try:
-                subscriber(event)
-            except Exception:  # a failing consumer is no part of the run
-                continue
-
-    return publish
-
-
-def _tracer(place: str | os.PathLike[str], secrets: Sequence[str]) -> Tracer:
+def _tracers(trace: Place | Tracer | Sequence[Place | Tracer] | None, secrets: Sequence[str]) -> list[Tracer]:
     from dszig_py.trace import Tracer
 
-    return Tracer(place, secrets=secrets)
+    if trace is None:
+        return []
+    places = [trace] if isinstance(trace, (str, os.PathLike, Tracer)) else trace
+    return [place if isinstance(place, Tracer) else Tracer(place, secrets=secrets) for place in places]
 
 
-def _printer() -> Callable[[Event], None]:
-    from dszig_py.render.console import printer
+def _shown() -> list[Callable[[Event], None]]:
+    from dszig_py.render import progress
 
-    return printer()
+    return [progress.verbose()]

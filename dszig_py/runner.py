@@ -16,10 +16,10 @@ from dszig_py.compaction import History
 from dszig_py.contract import Contract, compile_contract
 from dszig_py.environments.base import CallRefused, CellLimits, Environment, Execution, Session
 from dszig_py.errors import InputError, LMError
-from dszig_py.events import Event
+from dszig_py.events import Event, TokensArrived
 from dszig_py.host import RunHost
 from dszig_py.lm.base import LM, price_known
-from dszig_py.lm.gate import Gate
+from dszig_py.lm.gate import Gate, OnText
 from dszig_py.policy import Policy, View
 from dszig_py.recording import Decision, Recording, joined
 from dszig_py.signature import Signature
@@ -48,7 +48,7 @@ class Plan:
     """Everything a run needs but its inputs: compiled once, shared by all runs of an RLM.
 
     ``lms`` and ``sub_lms`` are by depth, the last one serving all deeper levels. ``policy`` makes the policy of one run
-    from its model and gate.
+    from its model and gate. ``stream_tokens``: the root's replies are told as they come.
     """
 
     signature: Signature
@@ -65,6 +65,7 @@ class Plan:
     max_output_chars: int = 10_000
     preamble: Callable[[Ledger], Preamble] | None = None
     images: Mapping[str, str] = field(default_factory=dict[str, str])
+    stream_tokens: bool = False
 
     def lm(self, depth: int) -> LM:
         """The model that decides at ``depth``: the root on ``lm``, children on ``sub_lm``."""
@@ -120,7 +121,7 @@ class _Run:
         self.errors = 0
         sub_lm = plan.sub_lm(ledger.depth)
         allowed = plan.strategy.sub_calls
-        self.preamble = plan.preamble(ledger) if plan.preamble is not None and allowed else Preamble()
+        self.preamble = plan.preamble(ledger) if plan.preamble is not None else Preamble()
         tools = {**plan.tools, **self.preamble.tools}
         self.host = RunHost(
             self.record.id, ledger, gate, sub_lm, plan.named_lms, tools, publish, self._spawn, allowed, plan.images
@@ -228,7 +229,7 @@ class _Run:
                 index = self.ledger.begin_iteration()
                 compaction = await self.history.compacted(self.record.iterations, self._view, self.policy, session)
                 decision = self.record.deciding(index, compaction)
-                action = await self.policy.decide(self._view())  # 3
+                action = await self.policy.decide(replace(self._view(), on_text=self._heard(index)))  # 3
             except Exhausted as limit:
                 self.record.end(limit.limit, "budget", str(limit))
                 return
@@ -237,6 +238,12 @@ class _Run:
             execution = await self._acted(session, decision)  # 4
             self.record.observed(decision, execution, self.host.calls.take())  # 5, 6
             last = self._judge(execution, last)  # 7
+
+    def _heard(self, index: int) -> OnText | None:
+        """What publishes the pieces of a decision as they come; the root's alone, where somebody asked for them."""
+        if self.ledger.depth or not self.plan.stream_tokens:
+            return None
+        return lambda text, attempt: self.publish(TokensArrived(self.record.id, 0, index, text, attempt))
 
     async def _acted(self, session: Session, decision: Decision) -> Execution:
         """What the action came to; where that is stopped, the iteration is recorded as far as it was paid for."""

@@ -1,8 +1,8 @@
 """Events of one run as an iterator: sync or async, context manager either way, stopped by leaving it.
 
 An object over a queue rather than a generator: a generator that yields inside a task group breaks on ``break``, because
-its cancel scope is then left in another task (measured with anyio). The queue is unbounded: a slow reader never slows the
-run, and events are small.
+its cancel scope is then left in another task (measured with anyio). A slow reader never slows the run: events wait in the
+queue, and past ``events.BACKLOG`` those are left out that a later one makes up for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 from dszig_py import portal
-from dszig_py.events import Event, RunFinished
+from dszig_py.events import Event, RunFinished, worth_keeping
 from dszig_py.trajectory import Prediction
 
 __all__ = ["AsyncStream", "Stream"]
@@ -32,9 +32,13 @@ class Stream:
 
     async def _run(self, begin: Begin) -> None:
         try:
-            await begin(self._events.put)
+            await begin(self._keep)
         finally:
             self._events.put(_END)
+
+    def _keep(self, event: Event) -> None:
+        if worth_keeping(event, self._events.qsize()):
+            self._events.put(event)
 
     def __iter__(self) -> Stream:
         return self
@@ -77,9 +81,13 @@ class AsyncStream:
 
     async def _run(self) -> None:
         try:
-            await self._begin(self._events.put_nowait)
+            await self._begin(self._keep)
         finally:
             self._events.put_nowait(_END)
+
+    def _keep(self, event: Event) -> None:
+        if worth_keeping(event, self._events.qsize()):
+            self._events.put_nowait(event)
 
     def __aiter__(self) -> AsyncStream:
         return self

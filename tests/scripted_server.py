@@ -247,4 +247,7 @@ def _stream(answer: Answer, body: Body) -> bytes:
     pieces = [answer.text[i : i + 20] for i in range(0, len(answer.text), 20)]
     deltas: list[tuple[Body, str | None]] = [({"role": "assistant", "content": piece}, None) for piece in pieces]
     chunks = [{**base, "choices": [{"index": 0, "delta": d, "finish_reason": f}]} for d, f in [*deltas, ({}, "stop")]]
+    usage = _completion(answer, body).get("usage")
+    if usage is not None and (body.get("stream_options") or {}).get("include_usage"):
+        chunks.append({**base, "choices": [], "usage": usage})
     return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks).encode() + b"data: [DONE]\n\n"

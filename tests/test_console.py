@@ -117,6 +117,30 @@ def test_the_live_view_follows_parallel_sub_calls() -> None:
     assert "2 calls, 24 tokens" in text  # the end's own account is the one that counts
 
 
+def test_the_live_view_shows_the_end_of_a_reply_that_is_being_written() -> None:
+    """Cleaned and bounded; a reply that broke off makes room for the one written anew; the action takes its place."""
+    screen, file = console()
+    view = LiveView(screen)
+
+    def now() -> str:
+        file.seek(0)
+        file.truncate()
+        screen.print(view)
+        return file.getvalue()
+
+    view(events.IterationStarted("r", 0, 1))
+    view(events.TokensArrived("r", 0, 1, "first line\n" + HOSTILE))
+    assert TOLD in now() and "\x07" not in now() and "the model is writing" in now()
+    for number in range(1_000):
+        view(events.TokensArrived("r", 0, 1, f"line {number}\n"))
+    assert "line 999" in now() and "first line" not in now() and now().count("\n") < 10
+    assert "about 2,2" in now()  # tokens: 8,890 characters and what went before, by four
+    view(events.TokensArrived("r", 0, 1, "anew", attempt=2))
+    assert "anew" in now() and "line 999" not in now() and "about 1 token" in now()
+    view(events.ActionChosen("r", 0, 1, Action("because", ("print(1)",))))
+    assert "anew" not in now() and "print(1)" in now()
+
+
 def test_the_printer_writes_plain_lines_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     write = printer()
     told: list[Event] = [

@@ -249,7 +249,7 @@ def test_acall_runs_on_the_callers_loop_and_cancelling_stops_the_worker():
 
         def on_event(event):
             if isinstance(event, IterationFinished):
-                loop.call_soon(running.set)
+                loop.call_soon_threadsafe(running.set)
 
         task = asyncio.create_task(RLM("text -> answer", lm=lm, on_event=on_event).acall(text="t"))
         await running.wait()

@@ -277,11 +277,11 @@ def test_a_cancelled_caller_keeps_the_calls_of_a_running_child(tmp_path):
             return await super().complete(request)
 
     async def main():
-        answered = asyncio.Event()
+        answered, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def tell(event):
             if isinstance(event, SubCallFinished) and event.sub_call.reply:
-                answered.set()
+                loop.call_soon_threadsafe(answered.set)
 
         root = ScriptedLM([cell("rlm_query('dig')")])
         rlm = RLM("text -> answer", lm=root, sub_lm=Child(), trace=tmp_path / "t.jsonl", on_event=tell)

@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,8 @@ def _predict(
     with ExitStack() as stack:
         tracers = [stack.enter_context(tracer) for tracer in _tracers(report)]
         view = _subscriber(stack, report)
-        rlm = RLM(signature, types={}, on_event=_all_of([*tracers, *([] if view is None else [view])]), **options)
+        live = view is not None and sys.stderr.isatty()
+        rlm = RLM(signature, types={}, trace=tracers, on_event=view, stream_tokens=live, **options)
         try:
             prediction = rlm(**inputs)
         except (InputError, SignatureError):
@@ -90,14 +91,6 @@ def _tracers(report: Report) -> list[Tracer]:
     except RuntimeError as error:
         warn(str(error))
     return tracers
-
-
-def _all_of(subscribers: Sequence[Callable[[Event], None]]) -> Callable[[Event], None]:
-    def tell(event: Event) -> None:
-        for subscriber in subscribers:
-            subscriber(event)
-
-    return tell
 
 
 def _subscriber(stack: ExitStack, report: Report) -> Callable[[Event], None] | None:

@@ -6,13 +6,23 @@ An :class:`Execution` is one record, never a union, and an error in it is a fiel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from dszig_py.contract import Contract
 
-__all__ = ["CallRefused", "CellLimits", "Environment", "Execution", "Host", "Isolation", "Session"]
+__all__ = [
+    "CallRefused",
+    "CellLimits",
+    "Environment",
+    "Execution",
+    "Host",
+    "Isolation",
+    "LastingSession",
+    "Session",
+    "Snapshot",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +123,32 @@ class Environment(Protocol):
 @dataclass(frozen=True, slots=True)
 class CellLimits:
     """Bounds of one session. ``output_chars``: characters of stdout kept a cell; ``seconds``: a cell's own time
-    (waiting for host calls not counted), ``None`` = the environment's default.
+    (waiting for host calls not counted), ``None`` = the environment's default. ``lasting``: other runs will follow in it.
     """
 
     output_chars: int = 10_000
     seconds: float | None = None
+    lasting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a REPL holds beyond its inputs. ``values``: [name, value as the codec encodes it], to be bound again;
+    ``lost``: name -> type of what has no such form (functions, modules, classes, open files).
+    """
+
+    values: tuple[tuple[str, Any], ...] = ()
+    lost: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@runtime_checkable
+class LastingSession(Session, Protocol):
+    """A session that can serve one run after the other."""
+
+    async def snapshot(self) -> Snapshot:
+        """What it holds now. A worker that is gone, or does not answer, holds nothing."""
+        ...
+
+    async def renew(self, contract: Contract, host: Host, carried: Snapshot) -> None:
+        """Serve another run: its inputs bound, its host asked. ``carried``: what a new worker is given besides."""
+        ...

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 from dszig_py.environments import _output
 from dszig_py.environments._lane import Lane, Stoppable
 from dszig_py.environments._link import CellClock
-from dszig_py.environments._worker import cell, codec, typed
-from dszig_py.environments.base import CallRefused, CellLimits, Execution, Host, Isolation
+from dszig_py.environments._worker import cell, codec, keeping, typed
+from dszig_py.environments.base import CallRefused, CellLimits, Execution, Host, Isolation, Snapshot
 from dszig_py.errors import DszigError, EnvironmentFailure
 from dszig_py.text import truncate
 
@@ -46,6 +46,7 @@ _ISOLATION = Isolation(
 )
 _GRACE = 1.0  # seconds between the exception at a cell's deadline and giving its thread up
 _MAX_LEFT_BEHIND = 3
+_MOST_KEPT = 1 << 30  # bytes of variables in a snapshot
 _VARIABLES_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 _AS_THEY_ARE = (str, bytes, int, float, bool, type(None))
@@ -124,6 +125,21 @@ class InProcessSession:
         functions = [("SUBMIT", "Finish with the outputs."), *self._host.functions.items()]
         stubs = cell.stubs(functions, self._call, typed.TypedCalls(self._call, self._repl.namespace))
         await self._lane.run(lambda: self._repl.bind({name: _by_value(v) for name, v in values.items()}, stubs))
+
+    async def snapshot(self) -> Snapshot:
+        """What the cells made, taken in the session's thread."""
+        if self._closed:
+            return Snapshot()
+        values, lost = await self._lane.run(keeping.snapshot, self._repl, codec, _MOST_KEPT)
+        return Snapshot(tuple((name, value) for name, value in values), lost)
+
+    async def renew(self, contract: Contract, host: Host, carried: Snapshot) -> None:
+        """The next run's inputs and host; everything else is still here."""
+        self._host = host
+        await self.bind({v.name: v.value for v in contract.variables})
+        if not self._number:
+            kept = {name: codec.decode(value) for name, value in carried.values}
+            await self._lane.run(self._repl.namespace.update, kept)
 
     async def execute(self, code: str) -> Execution:
         """Run one cell. Cancelling this stops it, or leaves its thread behind where it cannot be stopped."""

@@ -133,6 +133,9 @@ class ProcessSession(WorkerSession):
             theirs.close()
         return (await asyncio.get_running_loop().create_unix_connection(protocol, sock=ours))[1]
 
+    def _modules(self) -> frozenset[str]:
+        return self._environment.value_modules()
+
     def _signal(self, number: signal.Signals) -> None:
         if self._token:
             self._zygote.signal(self._token, number)

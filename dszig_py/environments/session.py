@@ -13,15 +13,18 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from dszig_py.environments import inputs
+from dszig_py.environments import _keeping, inputs
 from dszig_py.environments._link import CellClock, Link, call_values, done_values, is_heavy, parse
-from dszig_py.environments._opening import off_loop
+from dszig_py.environments._opening import off_loop, packed_inputs
 from dszig_py.environments._worker import codec
-from dszig_py.environments.base import CallRefused, CellLimits, Execution, Host, Isolation
+from dszig_py.environments.base import CallRefused, CellLimits, Execution, Host, Isolation, Snapshot
 from dszig_py.errors import DszigError, EnvironmentFailure
 from dszig_py.text import truncate
+
+if TYPE_CHECKING:
+    from dszig_py.contract import Contract
 
 __all__ = ["WorkerSession"]
 
@@ -65,6 +68,7 @@ class WorkerSession:
         self._submission: dict[str, Any] | None = None
         self._losses = 0
         self._closed = False
+        self._carried = Snapshot()  # from runs before this one
         self._told = True  # the model knows of the last worker's end, if it has ended
 
     @property
@@ -95,7 +99,9 @@ class WorkerSession:
             self._link.break_off("it did not start")
             raise EnvironmentFailure(f"a worker could not be started: {ready.result()['error']}")
         # Not before: one that failed has closed its end, and writing to that would lose what it said.
-        self._link.send({"t": "bind", "values": self._packed.inline, "functions": self._functions()})
+        carried = [list(pair) for pair in self._carried.values]
+        frame = {"t": "bind", "values": self._packed.inline, "functions": self._functions(), "carried": carried}
+        self._link.send({**frame, "keep": self._limits.lasting})
         self._names = []
         self._told = False
 
@@ -169,7 +175,7 @@ class WorkerSession:
         """What the worker's end took along, in words for the model."""
         assert self._link is not None
         self._told = True
-        inputs_ = {name for name, _ in self._packed.packs} | {name for name, _ in self._packed.inline}
+        inputs_ = {name for name, _ in (*self._packed.packs, *self._packed.inline, *self._carried.values)}
         gone = [name for name in self._names if name not in inputs_]
         why = self._link.gone.result()
         lost = f"The REPL process was lost: {why}. A new one is up with the inputs as they were first given."
@@ -299,18 +305,42 @@ class WorkerSession:
             self._link.hold("calls", many)
 
     async def variables(self) -> dict[str, str]:
-        if self._link is None or self._link.gone.done():
-            return {}
-        answer = self._answers["vars"] = asyncio.get_running_loop().create_future()
-        self._link.send({"t": "vars"})
-        await asyncio.wait([answer, self._link.gone], return_when=asyncio.FIRST_COMPLETED, timeout=_VARIABLES_SECONDS)
-        if not answer.done():
-            self._link.break_off("showing one of its variables does not come to an end")
-            self._kill()
-            return {}
-        found = answer.result().get("vars")
+        found = (await self._asked({"t": "vars"}, "vars")).get("vars")
         items = list(cast("dict[str, Any]", found).items())[:500] if isinstance(found, dict) else []
         return {name[:_VARIABLE]: text[:_VARIABLE] for name, text in items if isinstance(text, str)}
+
+    async def _asked(self, frame: dict[str, Any], answer: str) -> dict[str, Any]:
+        """The worker's answer between two cells; nothing where it is gone, or what it holds keeps it from answering."""
+        if self._link is None or self._link.gone.done():
+            return {}
+        answered = self._answers[answer] = asyncio.get_running_loop().create_future()
+        self._link.send(frame)
+        await asyncio.wait([answered, self._link.gone], return_when=asyncio.FIRST_COMPLETED, timeout=_VARIABLES_SECONDS)
+        if answered.done():
+            return answered.result()
+        self._link.break_off("showing one of its variables does not come to an end")
+        self._kill()
+        return {}
+
+    async def snapshot(self) -> Snapshot:
+        kept = await self._asked({"t": "keep", "most": self._max_frame // 2}, "kept")
+        return _keeping.snapshot(kept)
+
+    async def renew(self, contract: Contract, host: Host, carried: Snapshot) -> None:
+        packed = await packed_inputs(contract, self._modules())
+        self._cancel_calls()
+        before, self._packed, self._host, self._carried = self._packed, packed, host, carried
+        frame = _keeping.again(before, packed, self._max_frame // 2)
+        before.release()
+        if frame is None:  # more than fits a frame: a new worker maps it
+            self._kill()
+        elif self._link is not None and not self._link.gone.done():
+            kept = [list(pair) for pair in carried.values] if not self._number else []  # later it has them
+            self._link.send({"t": "bind", **frame, "functions": self._functions(), "carried": kept, "keep": True})
+
+    def _modules(self) -> frozenset[str]:
+        """Top-level modules whose values may be inputs as they are."""
+        return frozenset()
 
     def _kill(self) -> None:
         self._signal(signal.SIGKILL)

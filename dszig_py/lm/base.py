@@ -10,7 +10,17 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from dszig_py.usage import CHARS_PER_TOKEN, Usage
 
-__all__ = ["LM", "Message", "Reply", "Request", "estimate_tokens", "estimated_usage", "price_known"]
+__all__ = [
+    "LM",
+    "Message",
+    "Reply",
+    "Request",
+    "StreamingLM",
+    "answered",
+    "estimate_tokens",
+    "estimated_usage",
+    "price_known",
+]
 
 Role = Literal["system", "user", "assistant"]
 
@@ -104,6 +114,28 @@ class LM(Protocol):
     async def complete(self, request: Request) -> Reply:
         """One completion. Raises :class:`~dszig_py.errors.LMError`."""
         ...
+
+
+@runtime_checkable
+class StreamingLM(LM, Protocol):
+    """A model that can tell its reply while it writes it. Optional: every LM is used through ``complete`` alone as well.
+
+    A callback beside the reply, not an iterator in its place: usage, price and failure belong to the call as a whole, and
+    a wrapper (a cache, a recording) passes a callback on in one line.
+    """
+
+    async def stream(self, request: Request, on_text: Callable[[str], None]) -> Reply:
+        """As ``complete``, and ``on_text`` gets the pieces as they come: joined they are the reply's text, unless it
+        raises. ``on_text`` neither blocks nor raises. A reply that was not written just now may come without pieces.
+        """
+        ...
+
+
+async def answered(lm: LM, request: Request, on_text: Callable[[str], None] | None = None) -> Reply:
+    """One reply, told as it comes where somebody listens and the model can; asking costs nothing else."""
+    if on_text is not None and isinstance(lm, StreamingLM):
+        return await lm.stream(request, on_text)
+    return await lm.complete(request)
 
 
 async def price_known(lm: LM) -> bool:

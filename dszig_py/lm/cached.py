@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from dszig_py.errors import InputError
 from dszig_py.lm import resolve
-from dszig_py.lm.base import LM, Reply, Request, price_known
+from dszig_py.lm.base import LM, Reply, Request, answered, price_known
 from dszig_py.usage import Usage
 
 __all__ = ["Around", "Cached", "Worker", "packed", "reply_data", "reply_of", "unpacked"]
@@ -105,6 +105,10 @@ class Cached(Around):
 
     async def complete(self, request: Request) -> Reply:
         """The reply remembered, or the inner model's. Raises :class:`~dszig_py.errors.LMError`, InputError."""
+        return await self.stream(request)
+
+    async def stream(self, request: Request, on_text: Callable[[str], None] | None = None) -> Reply:
+        """The same; pieces come with a reply that is written for this very call, not with one remembered."""
         flights = self._shelf.flights
         at = (asyncio.get_running_loop(), request.key(self.model))
         while (flight := flights.get(at)) is not None:
@@ -116,7 +120,7 @@ class Cached(Around):
         flight = flights[at] = at[0].create_future()
         outcome = None  # stays so where the call is cancelled: whoever waits makes it again
         try:
-            reply = outcome = await self._answer(at[1], request)
+            reply = outcome = await self._answer(at[1], request, on_text)
             return reply
         except Exception as error:
             outcome = error
@@ -125,12 +129,12 @@ class Cached(Around):
             del flights[at]
             flight.set_result(outcome)
 
-    async def _answer(self, key: str, request: Request) -> Reply:
+    async def _answer(self, key: str, request: Request, on_text: Callable[[str], None] | None) -> Reply:
         found = await self._shelf.get(key)
         if found is not None:
             return self._hit(found)
         self._shelf.count(misses=1)
-        reply = await self.lm.complete(request)
+        reply = await answered(self.lm, request, on_text)
         await self._shelf.put(key, reply)
         return reply
 

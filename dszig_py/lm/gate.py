@@ -6,6 +6,7 @@ nested batches cannot deadlock. A rate limit met by one caller slows the whole t
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Callable
@@ -14,10 +15,13 @@ from dataclasses import replace
 import anyio
 
 from dszig_py.errors import LMError
-from dszig_py.lm.base import LM, Reply, Request, estimate_tokens
+from dszig_py.lm.base import LM, Reply, Request, answered, estimate_tokens
 from dszig_py.usage import Ledger, Usage
 
-__all__ = ["Gate"]
+__all__ = ["Gate", "OnText"]
+
+# A piece of a reply as it comes, and the attempt (from 1) it is of: a request that fails half-way is made again.
+OnText = Callable[[str, int], None]
 
 MAX_ATTEMPTS = 5
 FIRST_BACKOFF = 0.5  # seconds; doubles with each attempt, jittered by half
@@ -35,12 +39,21 @@ class Gate:
         self._most: dict[str, tuple[int, float]] = {}
         self._on_wait = on_wait
 
-    async def ask(self, lm: LM, request: Request, ledger: Ledger, *, inner: bool, final: bool = False) -> Reply:
+    async def ask(
+        self,
+        lm: LM,
+        request: Request,
+        ledger: Ledger,
+        *,
+        inner: bool,
+        final: bool = False,
+        on_text: OnText | None = None,
+    ) -> Reply:
         """One reply, paid for. Raises :class:`~dszig_py.usage.Exhausted` before anything is spent, :class:`LMError`."""
         tokens, cost = self._worst_case(lm, request, ledger)
         reservation = ledger.reserve(inner=inner, tokens=tokens, cost=cost, final=final)
         try:
-            reply = await self._attempts(lm, request)
+            reply = await self._attempts(lm, request, on_text)
         except BaseException:
             ledger.refund(reservation)
             raise
@@ -74,13 +87,15 @@ class Gate:
         tokens_out, cost = self._most.get(lm.model, (0, 0.0))
         self._most[lm.model] = (max(tokens_out, usage.output_tokens), max(cost, usage.cost or 0.0))
 
-    async def _attempts(self, lm: LM, request: Request) -> Reply:
+    async def _attempts(self, lm: LM, request: Request, on_text: OnText | None) -> Reply:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 async with self._slots:
                     # Inside the slot: a rate limit met while this call waited for its slot holds it back as well.
                     await self._wait()
-                    return await lm.complete(request)
+                    if on_text is None:
+                        return await lm.complete(request)
+                    return await answered(lm, request, functools.partial(_told, on_text, attempt))
             except LMError as error:
                 if not error.retryable or attempt == MAX_ATTEMPTS:
                     raise
@@ -98,3 +113,7 @@ class Gate:
         self._resume_at = max(
             self._resume_at, time.monotonic() + (pause if retry_after is None else min(retry_after, MAX_RETRY_AFTER))
         )
+
+
+def _told(on_text: OnText, attempt: int, text: str) -> None:
+    on_text(text, attempt)

@@ -16,13 +16,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from dszig_py.errors import LMError
+from dszig_py.lm._streaming import streamed
 from dszig_py.lm.base import Reply, Request, estimated_usage
 from dszig_py.usage import Usage
 
@@ -102,12 +103,42 @@ class LiteLLM:
 
     async def complete(self, request: Request) -> Reply:
         """One completion, tried once. Raises :class:`LMError`, ``retryable`` where the same call may succeed later."""
+        return await self._ask(request, None)
+
+    async def stream(self, request: Request, on_text: Callable[[str], None]) -> Reply:
+        """The same, told as it comes. What cannot be streamed, or comes without any text (a server that ignores what it
+        was asked for, or answers with something else), is asked for whole: that says what there is to say.
+        """
+        heard: list[str] = []
+
+        def tell(text: str) -> None:
+            heard.append(text)
+            on_text(text)
+
+        try:
+            reply = await self._ask(request, tell)
+            if heard:
+                return reply
+        except LMError as error:
+            if heard or error.retryable:
+                raise
+        reply = await self.complete(request)
+        on_text(reply.text)
+        return reply
+
+    async def _ask(self, request: Request, on_text: Callable[[str], None] | None) -> Reply:
         litellm = _module or await asyncio.to_thread(_load)
         loop = await _close_with_loop()
         facts = _facts(self._priced_as, len(litellm.model_cost))
         started = time.perf_counter()
         try:
-            response = await litellm.acompletion(**self._arguments(request, schema=facts.schema))
+            arguments = self._arguments(request, schema=facts.schema)
+            if on_text is None:
+                response = await litellm.acompletion(**arguments)
+            else:
+                response = await streamed(litellm, arguments, on_text)
+        except TimeoutError as error:
+            raise LMError(f"{self._model}: no whole reply within {self._timeout:g} s", retryable=True) from error
         except Exception as error:
             raise _failure(error, self._model, str(self._options.get("api_key") or "")) from error
         finally:

@@ -15,7 +15,7 @@ import warnings
 import weakref
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from dszig_py.errors import InputError, LMError, ReplayMismatch
 from dszig_py.lm import cached
-from dszig_py.lm.base import Reply, Request
+from dszig_py.lm.base import Reply, Request, answered
 from dszig_py.lm.cached import Around, Worker, packed, reply_data, reply_of, unpacked
 
 __all__ = ["Recorded", "Replayed"]
@@ -55,10 +55,14 @@ class Recorded(Around):
 
     async def complete(self, request: Request) -> Reply:
         """The inner model's reply. Raises what it raises, and InputError."""
+        return await self.stream(request)
+
+    async def stream(self, request: Request, on_text: Callable[[str], None] | None = None) -> Reply:
+        """The same, told as it comes where the inner model can."""
         call: dict[str, Any] = {"model": self.model, "at": self._tape.now(), "price": self.price}
         await self._tape.worker.run(self._tape.begin)
         try:
-            reply = await self.lm.complete(request)
+            reply = await answered(self.lm, request, on_text)
         except Exception as error:
             await self._tape.add(request, {**call, "error": _error_data(error)})
             raise

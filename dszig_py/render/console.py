@@ -22,6 +22,7 @@ from rich.text import Text
 
 from dszig_py import events
 from dszig_py.events import Event
+from dszig_py.lm.base import estimate_tokens
 from dszig_py.text import clean
 from dszig_py.trajectory import Extraction, Iteration, Prediction, SubCall, Trajectory
 from dszig_py.usage import Usage
@@ -30,19 +31,27 @@ __all__ = ["LiveView", "printer", "show"]
 
 LINE_CHARS = 600  # of one line of code or output in the live view: more only wraps over the screen
 CODE_LINES, OBSERVATION_LINES = 16, 8
+TAIL_CHARS, TAIL_LINES = 600, 4  # of a reply that is being written
 SUB_CALLS_SHOWN = 10  # of one iteration, in a saved run
 
 
-def printer() -> Callable[[Event], None]:
-    """A subscriber that writes a plain line to stderr for every event worth one."""
+def printer(write: Callable[[str], None] | None = None) -> Callable[[Event], None]:
+    """A subscriber that writes a plain line for every event worth one, to stderr unless ``write`` takes it."""
+    out = to_stderr if write is None else write
 
-    def write(event: Event) -> None:
+    def tell(event: Event) -> None:
         line = told(event)
-        if line and sys.stderr is not None:
-            sys.stderr.write(f"{'  ' * event.depth}{line}\n")
-            sys.stderr.flush()
+        if line:
+            out(f"{'  ' * event.depth}{line}\n")
 
-    return write
+    return tell
+
+
+def to_stderr(text: str) -> None:
+    """Write ``text``, where the process has a stderr at all."""
+    if sys.stderr is not None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def told(event: Event) -> str:
@@ -80,6 +89,11 @@ class LiveView:
         self._doing = "starting"
         self._calls: dict[str, bool] = {}  # id -> whether it has finished, of the running iteration, children included
         self._failed = 0
+        self._attempt, self._heard, self._tail = (
+            1,
+            0,
+            "",
+        )  # of the reply that is being written: characters, the last of them
         self._spent = Usage()
         self._spinner = Spinner("dots" if "utf" in self.console.encoding.lower() else "line")
         self._live = Live(self, console=self.console, transient=True, refresh_per_second=8)
@@ -106,7 +120,10 @@ class LiveView:
             case events.IterationStarted():
                 self._now = [_rule(event.index, "")]
                 self._calls, self._failed = {}, 0
+                self._attempt, self._heard, self._tail = 1, 0, ""
                 self._doing = "the model is deciding"
+            case events.TokensArrived():
+                self._hear(event)
             case events.ActionChosen():
                 reasoning, code = _headline(event.action.reasoning), event.action.code
                 self._now = [_rule(event.index, ""), *_said(reasoning), *_code(code, self._room())]
@@ -120,6 +137,16 @@ class LiveView:
             case _:
                 pass
         return []
+
+    def _hear(self, event: events.TokensArrived) -> None:
+        """The reply as it comes: its end is shown, all of it follows when it is whole."""
+        if event.attempt != self._attempt:  # it broke off and is written anew
+            self._attempt, self._heard, self._tail = event.attempt, 0, ""
+        self._heard += len(event.text)
+        self._tail = (self._tail + event.text)[-TAIL_CHARS:]
+        shown = clean(self._tail).strip("\n").split("\n")[-TAIL_LINES:]
+        self._now = [_rule(event.index, ""), _indented(Text("\n".join(shown), style="dim"), 2)]
+        self._doing = f"the model is writing: about {_count(estimate_tokens(self._heard), 'token')}"
 
     def _anywhere(self, event: Event) -> None:
         match event:

@@ -30,6 +30,7 @@ import cell  # only after the line above can these be found
 import channel
 import codec
 import harden
+import keeping
 import typed
 
 sys.path.pop(0)
@@ -247,6 +248,7 @@ class Worker:
     def __init__(self, sock: socket.socket, max_frame: int) -> None:
         self.channel = channel.Channel(sock, codec.dumps, codec.loads, codec.too_many_values, max_frame)
         self.repl = cell.Repl()
+        self.originals: dict[str, Any] = {}
         self.seconds = 0.0
         self.main = threading.get_ident()
         self.running = False
@@ -264,12 +266,22 @@ class Worker:
                 self.execute(frame)
             elif frame["t"] == "vars":
                 self.channel.send({"t": "vars", "vars": self.repl.show_vars()})
+            elif frame["t"] == "keep":
+                values, lost = keeping.snapshot(self.repl, codec, frame["most"])
+                self.channel.send({"t": "kept", "values": values, "lost": lost})
             else:
                 self.bind(frame)
 
     def bind(self, frame: dict[str, Any]) -> None:
         functions = cell.stubs(frame["functions"], self.call, typed.TypedCalls(self.call, self.repl.namespace))
-        self.repl.bind({name: codec.decode(value) for name, value in frame["values"]}, functions)
+        values = {name: codec.decode(value) for name, value in frame["values"]}
+        again = {name: self.originals[name] for name in frame.get("again", ())}
+        self.repl.bind({**again, **values}, functions)
+        self.repl.namespace.update({name: codec.decode(value) for name, value in frame.get("carried", ())})
+        if frame.get("keep"):  # what cells make of an input is theirs; the next run gets it as it was given
+            names = self.repl.namespace
+            texts = {name: names[name] for name in self.repl.inputs if type(names.get(name)) in (str, bytes)}
+            self.originals.update({name: text for name, text in texts.items() if name not in again})
 
     def execute(self, frame: dict[str, Any]) -> None:
         self.channel.execution = frame["x"]

@@ -1,0 +1,98 @@
+"""How the events of one run reach those who listen.
+
+Two kinds of listeners. *Inline* ones are called on the run's own loop as things happen: the trace (what it has written
+survives a crash), telemetry (it makes a span current for the code inside it), the queue of a stream. They are this
+library's own and never block. *Consumers* are anybody's code: each gets a thread of its own, so that one that is slow or
+fails is never in the run's way, nor in another's. Rejected: calling consumers on the loop and asking them not to block,
+since the first ``print`` to a full pipe stops every request of the tree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import queue
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+
+from dszig_py.events import Event, Subscriber, worth_keeping
+
+__all__ = ["Courier", "published"]
+
+FLUSH_SECONDS = 1.0  # how long a run that is over waits for a consumer that is behind
+
+logger = logging.getLogger("dszig_py")
+
+
+class Courier:
+    """A subscriber that hands events to ``consumer`` in their order, in a thread of its own that starts with the first.
+
+    The thread has a copy of the context variables of whoever made the courier. A consumer that raises is logged once.
+    """
+
+    def __init__(self, consumer: Subscriber) -> None:
+        self._consumer = consumer
+        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._context = contextvars.copy_context()
+        self._thread: threading.Thread | None = None
+        self._told = False
+
+    def __call__(self, event: Event) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._context.run, args=(self._work,), name="dszig-events", daemon=True
+            )
+            self._thread.start()
+        if worth_keeping(event, self._events.qsize()):
+            self._events.put(event)
+
+    async def close(self) -> None:
+        """End the thread after what is queued, and wait for that, but not long; a slower consumer goes on alone."""
+        if self._thread is None:
+            return
+        loop, drained = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(drained.set)
+
+        self._events.put(tell)
+        with anyio.move_on_after(FLUSH_SECONDS, shield=True):  # shielded: a cancelled run's end is to be heard of too
+            await drained.wait()
+
+    def _work(self) -> None:
+        while isinstance(event := self._events.get(), Event):
+            try:
+                self._consumer(event)
+            except Exception:  # foreign code: whatever it fails by, the run was not asked to fail by it
+                if not self._told:
+                    logger.warning("a consumer of events failed; the run goes on", exc_info=True)
+                self._told = True
+        event()
+
+
+@asynccontextmanager
+async def published(inline: Sequence[Subscriber], consumers: Sequence[Subscriber]) -> AsyncGenerator[Subscriber]:
+    """A callable that tells everybody, for as long as a run takes; at the end consumers are given time to catch up."""
+    couriers = [Courier(consumer) for consumer in consumers]
+    try:
+        yield _all_of([*inline, *couriers])
+    finally:
+        for courier in couriers:
+            await courier.close()
+
+
+def _all_of(subscribers: Sequence[Callable[[Event], None]]) -> Subscriber:
+    def publish(event: Event) -> None:
+        for subscriber in subscribers:
+            try:
+                subscriber(event)
+            except Exception:  # a trace or a span that cannot be written is no part of the run either
+                continue
+
+    return publish
