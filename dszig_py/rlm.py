@@ -51,7 +51,8 @@ class RLM:
     ``on_event``: called with every event, in order, in a thread of its own: it may be slow and may fail.
     ``stream_tokens``: the root's reply as it comes, where the provider streams (default: for ``stream`` and ``astream``
     alone). ``trace``: a JSONL file, replaced by each run, or a folder, which gets one a run, written as the run goes (or
-    a :class:`~dszig_py.trace.Tracer`, or a list of these); ``secrets``: values that are never written there, besides
+    a :class:`~dszig_py.trace.Tracer`, or a list of these); ``resumable``: beside that file everything is kept that
+    :meth:`resume` needs, whole inputs and replies; ``secrets``: values that are never written there, besides
     those of providers' keys in the environment. ``telemetry``: OpenTelemetry spans (default: where the program has
     configured a tracer provider; see ``dszig_py.telemetry``).
 
@@ -84,6 +85,7 @@ class RLM:
         on_event: Callable[[Event], None] | None = None,
         stream_tokens: bool | None = None,
         trace: Place | Tracer | Sequence[Place | Tracer] | None = None,
+        resumable: bool = False,
         secrets: Sequence[str] = (),
         telemetry: bool | None = None,
     ) -> None:
@@ -110,6 +112,9 @@ class RLM:
         self.on_event = on_event
         self.stream_tokens = stream_tokens
         self.trace = trace
+        self.resumable = resumable
+        if resumable and (not isinstance(trace, (str, os.PathLike)) or not os.path.splitext(trace)[1]):
+            raise InputError("resumable=True keeps a run beside its trace: give trace= one file, such as run.jsonl")
         self.secrets = tuple(secrets)
         self.telemetry = telemetry
         self._lm, self._sub_lm, self._lms = lm, sub_lm, dict(lms or {})
@@ -149,6 +154,24 @@ class RLM:
 
         return Session(self, path)
 
+    @classmethod
+    def resume(
+        cls, trace: str | os.PathLike[str], *, inputs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Prediction:
+        """Go on with the run of a ``trace`` whose process died: RLM(..., trace=..., resumable=True).
+
+        Its code is executed again with the replies it was given, so no reply is paid twice, and from where they end it goes
+        on with the models. ``options`` of the constructor go before those of the run; what no file can hold (tools, a
+        check, models given as objects) must be given again. Tools are called again. A run that was over ends as it did.
+
+        Raises InputError, and ReplayMismatch where the code does not do what it did the first time.
+        """
+        from dszig_py import portal, resume
+
+        journal = resume.reopen(trace)
+        rlm = resume.constructed(cls, journal, trace, options)
+        return portal.call(resume.resumed, rlm, journal, inputs or {})
+
     async def _run(
         self,
         inputs: Mapping[str, Any],
@@ -157,7 +180,13 @@ class RLM:
     ) -> Prediction:
         from dszig_py import publishing, runner, telemetry
 
-        plan = self.plan() if adapt is None else adapt(self.plan())
+        plan = self.plan()
+        if adapt is not None:
+            plan = adapt(plan)
+        elif self.resumable:
+            from dszig_py import resume
+
+            plan = await resume.journaled(self, plan, inputs)
         if self.stream_tokens or (self.stream_tokens is None and publish is not None):
             plan = replace(plan, stream_tokens=True)
         with ExitStack() as stack:

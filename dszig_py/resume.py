@@ -1,0 +1,110 @@
+"""Begin a run again from what its journal says of it: options and inputs as data, models' replies as they were."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio.to_thread
+
+from dszig_py.environments._worker import codec
+from dszig_py.errors import InputError
+from dszig_py.lm.resumed import Journal, beside
+from dszig_py.runner import Plan
+from dszig_py.signature import Signature
+from dszig_py.strategy import Strategy
+from dszig_py.usage import Budget
+
+if TYPE_CHECKING:
+    from dszig_py.rlm import RLM
+    from dszig_py.trajectory import Prediction
+
+__all__ = ["constructed", "journaled", "options", "reopen", "resumed"]
+
+_PLAIN = ("environment", "max_output_chars", "on_limit")
+_MODELS = ("lm", "sub_lm", "main_cmd", "rlm_cmd", "lms", "lm_options", "sub_lm_options")
+_HIDDEN = ("api_key", "headers", "extra_headers", "default_headers")  # of a model's options: never written down
+
+
+async def journaled(rlm: RLM, plan: Plan, inputs: Mapping[str, Any]) -> Plan:
+    """The plan of a new run, kept beside its trace. Raises :class:`InputError` where it cannot be written down."""
+    return with_journal(plan, await anyio.to_thread.run_sync(_begun, rlm, inputs))
+
+
+def _begun(rlm: RLM, inputs: Mapping[str, Any]) -> Journal:
+    try:
+        given = {name: codec.encode_strictly(value) for name, value in inputs.items()}
+    except TypeError as error:
+        raise InputError(f"a resumable run needs inputs that can be written down: {error}") from None
+    return Journal.begin(beside(cast("str", rlm.trace)), {"options": options(rlm), "inputs": given})
+
+
+def options(rlm: RLM) -> dict[str, Any]:
+    """What of an RLM's constructor can be written down; ``missing`` names what has to be given again."""
+    kept: dict[str, Any] = {name: getattr(rlm, name) for name in _PLAIN}
+    kept["signature"], kept["instructions"] = str(rlm.signature), rlm.signature.instructions
+    kept["budget"] = rlm.budget.model_dump(mode="json", exclude_unset=True)
+    kept["strategy"] = rlm.strategy.model_dump(mode="json", exclude_unset=True)
+    missing = [name for name in ("tools", "check") if getattr(rlm, name)]
+    for name in _MODELS:
+        value = getattr(rlm, f"_{name}")
+        if name.endswith("_options"):
+            value = {key: option for key, option in value.items() if key not in _HIDDEN}
+        if not _is_text(value):
+            missing.append(name)
+        elif value:
+            kept[name] = value
+    if not isinstance(rlm.environment, str):
+        missing.append("environment")
+        del kept["environment"]
+    return {**kept, "missing": missing}
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a model is named by text, or by lists and dicts of texts and numbers."""
+    if isinstance(value, Mapping):
+        return all(_is_text(item) for item in cast("Mapping[str, Any]", value).values())
+    if isinstance(value, (list, tuple)):
+        return all(_is_text(item) for item in cast("list[Any]", value))
+    return value is None or isinstance(value, (str, int, float))
+
+
+def reopen(trace: str | os.PathLike[str]) -> Journal:
+    """The journal beside a trace. Raises :class:`InputError` where there is none."""
+    path = beside(trace)
+    if not os.path.exists(path):
+        raise InputError(f"{trace} cannot be resumed: there is no {path}; run with RLM(..., trace=..., resumable=True)")
+    return Journal.reopen(path)
+
+
+def constructed(rlm: type[RLM], journal: Journal, trace: str | os.PathLike[str], given: Mapping[str, Any]) -> RLM:
+    """The RLM that the journal tells of, ``given`` before what is saved. Raises :class:`InputError`."""
+    saved = dict(cast("Mapping[str, Any]", journal.facts["options"]))
+    if lacking := [name for name in saved.pop("missing") if name not in given]:
+        raise InputError(f"this run had {', '.join(lacking)} that no file can hold; give them again to RLM.resume")
+    instructions = saved.pop("instructions")
+    saved["budget"], saved["strategy"] = Budget(**saved["budget"]), Strategy(**saved["strategy"])
+    if "signature" not in given:
+        types = cast("Mapping[str, Any]", given.get("types") or {})
+        saved["signature"] = Signature.parse(saved["signature"], types=types, instructions=instructions)
+    arguments: dict[str, Any] = {**saved, **given, "trace": trace, "resumable": True}
+    return rlm(**arguments)
+
+
+def with_journal(plan: Plan, journal: Journal) -> Plan:
+    """The plan with every model behind the journal."""
+    return replace(
+        plan,
+        lms=[journal.around(lm, root=True) for lm in plan.lms],
+        sub_lms=[journal.around(lm, root=False) for lm in plan.sub_lms],
+        named_lms={name: journal.around(lm, root=False) for name, lm in plan.named_lms.items()},
+    )
+
+
+async def resumed(rlm: RLM, journal: Journal, inputs: Mapping[str, Any]) -> Prediction:
+    """The run, gone on with; inputs that are not given again are as they were."""
+    saved = cast("Mapping[str, Any]", journal.facts["inputs"])
+    given = {name: codec.decode(value, records=codec.plain_record) for name, value in saved.items()}
+    return await rlm._run({**given, **inputs}, None, lambda plan: with_journal(plan, journal))
