@@ -14,6 +14,7 @@ from dszig_py.errors import (
     ReplayMismatch,
     SignatureError,
 )
+from dszig_py.evidence import Evidence
 from dszig_py.rlm import RLM
 from dszig_py.signature import Field, InputField, OutputField, Signature
 from dszig_py.strategy import Strategy
@@ -30,6 +31,7 @@ __all__ = [
     "Budget",
     "DszigError",
     "EnvironmentFailure",
+    "Evidence",
     "Field",
     "InputError",
     "InputField",

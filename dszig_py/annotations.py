@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Optional, Union, cast, get_args, get
 from uuid import UUID
 
 from dszig_py.errors import SignatureError
+from dszig_py.evidence import Evidence
 
 __all__ = ["STRING", "TypeReader", "short", "type_text"]
 
@@ -33,7 +34,7 @@ _PLAIN = (str, int, float, bool, complex, bytes, date, datetime, time, timedelta
 _typing: dict[str, Any] = {"Any": Any, "Optional": Optional, "Union": Union, "Literal": Literal}
 _typing |= {"List": list, "Dict": dict, "Tuple": tuple, "Set": set, "FrozenSet": frozenset}
 _typing |= {"Sequence": Sequence, "Mapping": Mapping}
-_NAMES: dict[str, Any] = {tp.__name__: tp for tp in _PLAIN} | _typing
+_NAMES: dict[str, Any] = {tp.__name__: tp for tp in _PLAIN} | _typing | {"Evidence": Evidence}
 _MODULES: dict[str, dict[str, Any]] = {
     "typing": _typing,
     "t": _typing,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from dszig_py import evidence
 from dszig_py.errors import InputError
 from dszig_py.previews import preview, size_text
 from dszig_py.signature import Field, Signature, type_text
@@ -113,6 +114,7 @@ class Contract:
                 outputs[f.name] = coerce(f.type, given[f.name])
             except ValueError as error:
                 problems.append(f"{f.name}: {error}")
+        problems += self._unfounded(outputs)
         if problems:
             raise SubmissionRefused(f"SUBMIT was refused: {'; '.join(problems)}. Call {self.usage}.")
         if self.check is not None:
@@ -120,6 +122,14 @@ class Contract:
             if message:
                 raise SubmissionRefused(f"SUBMIT was refused: {message}")
         return outputs
+
+    def _unfounded(self, outputs: Mapping[str, Any]) -> list[str]:
+        """What the outputs cite that the inputs do not hold."""
+        if not evidence.asked_for([f.type for f in self.signature.outputs]):
+            return []
+        inputs = {variable.name: variable.value for variable in self.variables}
+        cited = ((name, one) for name, value in outputs.items() for one in evidence.spans(value))
+        return [f"{name}: {told}" for name, one in cited if (told := evidence.problem(one, inputs))][:5]
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         names = [f.name for f in self.signature.outputs]

@@ -23,6 +23,7 @@ from dszig_py.usage import Remaining
 __all__ = [
     "CALLABLES",
     "CHILD_OF_PROMPT",
+    "CITE",
     "INSTRUCTIONS",
     "READING",
     "again",
@@ -121,6 +122,13 @@ READING: dict[str, tuple[str, str]] = {
     "search": (
         "search(text_or_texts, pattern, context=200, limit=20) -> list[dict]",
         "matches of a regular expression with start, end, match and the text around",
+    ),
+}
+
+CITE: dict[str, tuple[str, str]] = {
+    "cite": (
+        "cite(variable, start, end) or cite(text) -> Evidence",
+        "a span of an input (or of its item: docs[3]) for SUBMIT, which checks it; cite(text) finds its first place",
     ),
 }
 

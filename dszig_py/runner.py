@@ -11,12 +11,13 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from dszig_py import prompts, reading, routing
+from dszig_py import citing, prompts, reading, routing
 from dszig_py.compaction import History
 from dszig_py.contract import Contract, compile_contract
 from dszig_py.environments.base import CallRefused, CellLimits, Environment, Execution, Session
 from dszig_py.errors import InputError, LMError
 from dszig_py.events import Event, TokensArrived
+from dszig_py.evidence import asked_for
 from dszig_py.host import RunHost
 from dszig_py.lm.base import LM, price_known
 from dszig_py.lm.gate import Gate, OnText
@@ -35,12 +36,14 @@ __all__ = ["Plan", "Preamble", "run"]
 @dataclass(frozen=True)
 class Preamble:
     """Something a run brings into its REPL besides the inputs: ``code`` run first, ``tools`` for that code alone (the
-    contract does not show them), ``notes`` that the contract does show.
+    contract does not show them), ``notes`` that the contract does show. ``on_demand``: by a word, code that is run before
+    the first cell in which the word stands.
     """
 
     code: str = ""
     tools: Mapping[str, Tool] = field(default_factory=dict[str, Tool])
     notes: tuple[str, ...] = ()
+    on_demand: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -135,21 +138,32 @@ class _Run:
         return compile_contract(
             self.plan.signature,
             self.inputs,
-            callables=[*(c for c in self.host.callables() if c[0] not in self.preamble.tools), *self._reading()],
+            callables=[*(c for c in self.host.callables() if c[0] not in self.preamble.tools), *self._in_repl()],
             show=self.plan.strategy.show,
             notes=[*prompts.contract_notes(list(self.plan.named_lms)), *self.preamble.notes],
             check=self.plan.check,
         )
 
-    def _reading(self) -> list[tuple[str, str, str]]:
-        return [(n, *told) for n, told in prompts.READING.items()] if self.plan.strategy.helpers else []
+    def _in_repl(self) -> list[tuple[str, str, str]]:
+        """What the REPL holds by its own source, for the contract."""
+        given = {**(prompts.READING if self.plan.strategy.helpers else {}), **(prompts.CITE if self._evidence else {})}
+        return [(name, *told) for name, told in given.items()]
+
+    @property
+    def _evidence(self) -> bool:
+        return asked_for([f.type for f in self.plan.signature.outputs])
 
     async def _prepare(self, session: Session) -> None:
         """What the REPL holds besides inputs and the host's callables; again after a worker was lost."""
         if self.plan.strategy.helpers:
             await session.execute(await anyio.to_thread.run_sync(inspect.getsource, reading))
+        if self._evidence:
+            names = tuple(v.name for v in self.contract.variables)
+            source = await anyio.to_thread.run_sync(inspect.getsource, citing)
+            await session.execute(f"{source}\nCITABLE = {names!r}")
         if self.preamble.code:
             await session.execute(self.preamble.code)
+        self.on_demand = dict(self.preamble.on_demand)
 
     async def go(self) -> Prediction:
         """The whole run; see the module's first line for its phases."""
@@ -280,6 +294,8 @@ class _Run:
         """The action's cells in order, until one submits or fails."""
         done: list[Execution] = []
         for number, cell in enumerate(action.cells, 1):
+            for word in [word for word in self.on_demand if word in cell]:
+                await session.execute(self.on_demand.pop(word))
             done.append(await session.execute(cell))
             if done[-1].lost:
                 await self._prepare(session)

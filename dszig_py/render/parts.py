@@ -6,8 +6,9 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
+from dszig_py.evidence import Evidence
 from dszig_py.previews import brief
 from dszig_py.render.markup import Html, bounded, count, dollars, escape, highlight, line, seconds, tag, tokens
 from dszig_py.text import truncate
@@ -19,6 +20,7 @@ __all__ = ["begun", "code", "ended", "extraction", "observed", "paid", "pre", "s
 OUTPUT_CHARS = 20_000
 ONE_LINE = 90
 MOST_ROWS = 50  # of a table: models and depths are few, unless a file says otherwise
+MOST_QUOTED = 200
 NOTHING = Html("")
 
 
@@ -110,6 +112,8 @@ def value(output: Any) -> Html:
         return tag("div", bounded(output, OUTPUT_CHARS), class_="dz-answer")
     if output is None:
         return tag("div", "None", class_="dz-answer dz-dim")
+    if cited := _cited(output):
+        return tag("div", *cited)
     shown = brief(output, OUTPUT_CHARS // 4)
     if isinstance(output, (dict, list)) and len(shown) < OUTPUT_CHARS // 4:  # small as a repr, so small as JSON
         with contextlib.suppress(TypeError, ValueError, RecursionError):
@@ -117,6 +121,30 @@ def value(output: Any) -> Html:
             flat = json.dumps(json.loads(shown), ensure_ascii=False)
             shown = flat if len(flat) <= ONE_LINE else shown
     return tag("pre", highlight(truncate(shown, OUTPUT_CHARS // 2)), class_="dz-code")
+
+
+def _cited(output: Any) -> list[Html]:
+    """Evidence as quotations with their places; nothing for other outputs."""
+    items = cast("list[Any]", output) if isinstance(output, list) else [output]
+    spans = [_span(item) for item in items[:MOST_QUOTED]]
+    if not items or not all(spans):
+        return []
+    more = len(items) - len(spans)
+    quoted = [
+        tag("figure", tag("blockquote", bounded(text, 2_000)), tag("figcaption", line(place, 200)), class_="dz-quote")
+        for place, text in filter(None, spans)
+    ]
+    return [*quoted, *([tag("p", f"and {count(more, 'more span')}", class_="dz-dim")] if more else [])]
+
+
+def _span(value: Any) -> tuple[str, str] | None:
+    """Place and text, where a value is evidence: the record itself, or its fields as a file holds them."""
+    if isinstance(value, Evidence):
+        return f"{value.variable}[{value.start}:{value.end}]", value.text
+    if not isinstance(value, dict) or set(cast("dict[Any, Any]", value)) != {"variable", "start", "end", "text"}:
+        return None
+    fields = cast("dict[str, Any]", value)
+    return f"{fields['variable']}[{fields['start']}:{fields['end']}]", str(fields["text"])
 
 
 def spending(usage: Usage) -> Html:
