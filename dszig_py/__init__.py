@@ -17,6 +17,7 @@ from dszig_py.errors import (
 from dszig_py.evidence import Evidence
 from dszig_py.rlm import RLM
 from dszig_py.signature import Field, InputField, OutputField, Signature
+from dszig_py.skills import Skill
 from dszig_py.strategy import Strategy
 from dszig_py.usage import Budget, Usage
 
@@ -43,6 +44,7 @@ __all__ = [
     "Session",
     "Signature",
     "SignatureError",
+    "Skill",
     "Strategy",
     "Termination",
     "Trajectory",

@@ -47,7 +47,7 @@ def options(rlm: RLM) -> dict[str, Any]:
     kept["signature"], kept["instructions"] = str(rlm.signature), rlm.signature.instructions
     kept["budget"] = rlm.budget.model_dump(mode="json", exclude_unset=True)
     kept["strategy"] = rlm.strategy.model_dump(mode="json", exclude_unset=True)
-    missing = [name for name in ("tools", "check") if getattr(rlm, name)]
+    missing = [name for name in ("tools", "check", "skills") if getattr(rlm, name)]
     for name in _MODELS:
         value = getattr(rlm, f"_{name}")
         if name.endswith("_options"):

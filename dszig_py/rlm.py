@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +15,7 @@ from dszig_py import environments
 from dszig_py import lm as lms_
 from dszig_py.errors import InputError, LimitReached
 from dszig_py.signature import REPL_NAMES, Signature
+from dszig_py.skills import Skill, instructed, with_packages
 from dszig_py.strategy import Strategy
 from dszig_py.usage import Budget
 
@@ -45,7 +45,8 @@ class RLM:
     list, one by depth. ``lm_options``, ``sub_lm_options``: for LiteLLM, where the model is given as text
     (``{"temperature": 0, "max_tokens": 2000}``). ``main_cmd``, ``rlm_cmd``: the same as commands, prompt on stdin, completion on stdout.
     ``lms``: models code may choose by name. ``tools``: callables the code may call;
-    ``child_tools``: the names of those that child runs see too (default: all). ``types``: classes that a signature
+    ``child_tools``: the names of those that child runs see too (default: all). ``skills``: instructions with the tools,
+    packages and modules they need. ``types``: classes that a signature
     string may name. ``check``: called with the validated outputs; a message sends the model back.
     ``on_limit``: "partial" gives the prediction there is, "raise" raises :class:`LimitReached` with it.
     ``on_event``: called with every event, in order, in a thread of its own: it may be slow and may fail.
@@ -72,6 +73,7 @@ class RLM:
         rlm_cmd: str | Sequence[str] | None = None,
         tools: Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]] = (),
         child_tools: Sequence[str] | None = None,
+        skills: Sequence[Skill] = (),
         types: Mapping[str, Any] | None = None,
         environment: str | Environment = "auto",
         max_iters: int | None = None,
@@ -100,7 +102,11 @@ class RLM:
             raise InputError("give lm or main_cmd, not both")
         if sub_lm is not None and rlm_cmd is not None:
             raise InputError("give sub_lm or rlm_cmd, not both")
-        self.tools = _tools(tools, self.signature)
+        self.skills = tuple(skills)
+        if twice := {s.name for s in self.skills if [o.name for o in self.skills].count(s.name) > 1}:
+            raise InputError(f"two skills are called {', '.join(sorted(twice))}")
+        own = tools.items() if isinstance(tools, Mapping) else [(getattr(t, "__name__", ""), t) for t in tools]
+        self.tools = _tools([*own, *(pair for s in self.skills for pair in s.named_tools.items())], self.signature)
         self.child_tools = None if child_tools is None else tuple(child_tools)
         if unknown := [name for name in self.child_tools or () if name not in self.tools]:
             raise InputError(f"child_tools names {', '.join(unknown)}, which tools does not have")
@@ -178,7 +184,8 @@ class RLM:
         publish: Callable[[Event], None] | None = None,
         adapt: Callable[[Plan], Plan] | None = None,
     ) -> Prediction:
-        from dszig_py import publishing, runner, telemetry
+        from dszig_py import runner
+        from dszig_py.publishing import Listeners
 
         plan = self.plan()
         if adapt is not None:
@@ -189,13 +196,10 @@ class RLM:
             plan = await resume.journaled(self, plan, inputs)
         if self.stream_tokens or (self.stream_tokens is None and publish is not None):
             plan = replace(plan, stream_tokens=True)
-        with ExitStack() as stack:
-            tracers = [stack.enter_context(tracer) for tracer in _tracers(self.trace, self.secrets)]
-            spans = telemetry.telemetry(self.telemetry, self.secrets)
-            inline = [s for s in (*tracers, spans, publish) if s is not None]
-            consumers = [*([self.on_event] if self.on_event is not None else []), *(_shown() if self.verbose else ())]
-            async with publishing.published(inline, consumers) as tell:
-                prediction = await runner.run(plan, inputs, tell)
+        own = () if publish is None else (publish,)
+        listeners = Listeners(self.trace, self.secrets, self.telemetry, self.on_event, self.verbose, own)
+        async with listeners.told() as tell:
+            prediction = await runner.run(plan, inputs, tell)
         if self.on_limit == "raise" and prediction.termination.cause == "budget":
             why = prediction.termination
             raise LimitReached(f"{why.kind}: {why.detail}", limit=why.kind, prediction=prediction)
@@ -218,7 +222,7 @@ class RLM:
             lms=root,
             sub_lms=sub or root,
             named_lms={name: lms_.resolve(spec, prices) for name, spec in self._lms.items()},
-            environment=environments.resolve(self.environment),
+            environment=with_packages(environments.resolve(self.environment), self.skills),
             budget=self.budget,
             strategy=self.strategy,
             policy=_chat_policy,
@@ -226,6 +230,7 @@ class RLM:
             child_tools=frozenset(self.tools if self.child_tools is None else self.child_tools),
             check=self.check,
             max_output_chars=self.max_output_chars,
+            skills=self.skills,
         )
 
     def __repr__(self) -> str:
@@ -236,7 +241,8 @@ def _chat_policy(plan: Plan, lm: LM, gate: Gate) -> Policy:
     from dszig_py.policy import ChatPolicy
     from dszig_py.prompts import INSTRUCTIONS
 
-    return ChatPolicy(lm, gate, INSTRUCTIONS[plan.strategy.prompt], plan.strategy.max_history_chars)
+    instructions = instructed(INSTRUCTIONS[plan.strategy.prompt], [(s.name, s.instructions) for s in plan.skills])
+    return ChatPolicy(lm, gate, instructions, plan.strategy.max_history_chars)
 
 
 def _command(command: str | Sequence[str]) -> LM:
@@ -291,10 +297,8 @@ def merged_budget(budget: Budget, **shortcuts: int | None) -> Budget:
         raise InputError(str(error)) from None
 
 
-def _tools(
-    tools: Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]], signature: Signature
-) -> dict[str, Callable[..., Any]]:
-    pairs = tools.items() if isinstance(tools, Mapping) else [(getattr(t, "__name__", ""), t) for t in tools]
+def _tools(pairs: Sequence[tuple[str, Any]], signature: Signature) -> dict[str, Callable[..., Any]]:
+    """Tools by name. Raises :class:`InputError` for what is none, and for a name that cannot be used."""
     taken = {f.name for f in (*signature.inputs, *signature.outputs)}
     named: dict[str, Callable[..., Any]] = {}
     for name, tool in pairs:
@@ -315,18 +319,3 @@ def _classes_of_caller() -> dict[str, Any]:
         frame = frame.f_back
     visible = {**frame.f_globals, **frame.f_locals}
     return {name: value for name, value in visible.items() if isinstance(value, type)}
-
-
-def _tracers(trace: Place | Tracer | Sequence[Place | Tracer] | None, secrets: Sequence[str]) -> list[Tracer]:
-    from dszig_py.trace import Tracer
-
-    if trace is None:
-        return []
-    places = [trace] if isinstance(trace, (str, os.PathLike, Tracer)) else trace
-    return [place if isinstance(place, Tracer) else Tracer(place, secrets=secrets) for place in places]
-
-
-def _shown() -> list[Callable[[Event], None]]:
-    from dszig_py.render import progress
-
-    return [progress.verbose()]

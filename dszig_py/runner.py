@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
-import anyio.to_thread
 
-from dszig_py import citing, prompts, reading, routing
+from dszig_py import prompts, routing
 from dszig_py.compaction import History
 from dszig_py.contract import Contract, compile_contract
 from dszig_py.environments.base import CallRefused, CellLimits, Environment, Execution, Session
 from dszig_py.errors import InputError, LMError
 from dszig_py.events import Event, TokensArrived
-from dszig_py.evidence import asked_for
 from dszig_py.host import RunHost
 from dszig_py.lm.base import LM, price_known
 from dszig_py.lm.gate import Gate, OnText
 from dszig_py.policy import Policy, View
+from dszig_py.preamble import Brought, Preamble, standard
 from dszig_py.recording import Decision, Recording, joined
 from dszig_py.signature import Signature
+from dszig_py.skills import Skill
 from dszig_py.strategy import Strategy
 from dszig_py.tools import Tool
 from dszig_py.trajectory import Action, Prediction
@@ -31,19 +30,6 @@ from dszig_py.usage import Budget, Exhausted, Ledger
 from dszig_py.validation import coerce
 
 __all__ = ["Plan", "Preamble", "run"]
-
-
-@dataclass(frozen=True)
-class Preamble:
-    """Something a run brings into its REPL besides the inputs: ``code`` run first, ``tools`` for that code alone (the
-    contract does not show them), ``notes`` that the contract does show. ``on_demand``: by a word, code that is run before
-    the first cell in which the word stands.
-    """
-
-    code: str = ""
-    tools: Mapping[str, Tool] = field(default_factory=dict[str, Tool])
-    notes: tuple[str, ...] = ()
-    on_demand: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -69,6 +55,7 @@ class Plan:
     preamble: Callable[[Ledger], Preamble] | None = None
     images: Mapping[str, str] = field(default_factory=dict[str, str])
     stream_tokens: bool = False
+    skills: Sequence[Skill] = ()
 
     def lm(self, depth: int) -> LM:
         """The model that decides at ``depth``: the root on ``lm``, children on ``sub_lm``."""
@@ -124,8 +111,9 @@ class _Run:
         self.errors = 0
         sub_lm = plan.sub_lm(ledger.depth)
         allowed = plan.strategy.sub_calls
-        self.preamble = plan.preamble(ledger) if plan.preamble is not None else Preamble()
-        tools = {**plan.tools, **self.preamble.tools}
+        own = [plan.preamble(ledger)] if plan.preamble is not None else []
+        self.brought = Brought([*standard(plan.strategy, plan.signature, plan.skills), *own])
+        tools = {**plan.tools, **self.brought.tools}
         self.host = RunHost(
             self.record.id, ledger, gate, sub_lm, plan.named_lms, tools, publish, self._spawn, allowed, plan.images
         )
@@ -138,32 +126,11 @@ class _Run:
         return compile_contract(
             self.plan.signature,
             self.inputs,
-            callables=[*(c for c in self.host.callables() if c[0] not in self.preamble.tools), *self._in_repl()],
+            callables=[*(c for c in self.host.callables() if c[0] not in self.brought.tools), *self.brought.callables],
             show=self.plan.strategy.show,
-            notes=[*prompts.contract_notes(list(self.plan.named_lms)), *self.preamble.notes],
+            notes=[*prompts.contract_notes(list(self.plan.named_lms)), *self.brought.notes],
             check=self.plan.check,
         )
-
-    def _in_repl(self) -> list[tuple[str, str, str]]:
-        """What the REPL holds by its own source, for the contract."""
-        given = {**(prompts.READING if self.plan.strategy.helpers else {}), **(prompts.CITE if self._evidence else {})}
-        return [(name, *told) for name, told in given.items()]
-
-    @property
-    def _evidence(self) -> bool:
-        return asked_for([f.type for f in self.plan.signature.outputs])
-
-    async def _prepare(self, session: Session) -> None:
-        """What the REPL holds besides inputs and the host's callables; again after a worker was lost."""
-        if self.plan.strategy.helpers:
-            await session.execute(await anyio.to_thread.run_sync(inspect.getsource, reading))
-        if self._evidence:
-            names = tuple(v.name for v in self.contract.variables)
-            source = await anyio.to_thread.run_sync(inspect.getsource, citing)
-            await session.execute(f"{source}\nCITABLE = {names!r}")
-        if self.preamble.code:
-            await session.execute(self.preamble.code)
-        self.on_demand = dict(self.preamble.on_demand)
 
     async def go(self) -> Prediction:
         """The whole run; see the module's first line for its phases."""
@@ -174,7 +141,7 @@ class _Run:
             limits = CellLimits(output_chars=self.plan.max_output_chars)
             session = await self.plan.environment.open(self.contract, self.host, limits)  # 2
             self.record.isolation = str(session.isolation)
-            await self._prepare(session)
+            await self.brought.into(session)
             self.record.begin()
             with anyio.move_on_after(_seconds_left(self.ledger.soft_deadline)) as soft:
                 await self._loop(session)
@@ -294,11 +261,10 @@ class _Run:
         """The action's cells in order, until one submits or fails."""
         done: list[Execution] = []
         for number, cell in enumerate(action.cells, 1):
-            for word in [word for word in self.on_demand if word in cell]:
-                await session.execute(self.on_demand.pop(word))
+            await self.brought.before(cell, session)
             done.append(await session.execute(cell))
             if done[-1].lost:
-                await self._prepare(session)
+                await self.brought.into(session)
             if done[-1].submission is not None:
                 break
             if done[-1].error or done[-1].lost:

@@ -16,8 +16,9 @@ from dszig_py.environments._worker import codec
 from dszig_py.environments.base import Snapshot
 from dszig_py.environments.kept import Kept
 from dszig_py.errors import InputError
+from dszig_py.preamble import Preamble
 from dszig_py.previews import brief
-from dszig_py.runner import Plan, Preamble
+from dszig_py.runner import Plan
 
 if TYPE_CHECKING:
     from dszig_py.rlm import RLM

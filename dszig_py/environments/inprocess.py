@@ -294,8 +294,11 @@ class InProcessSession:
         builtins.print(*values, file=file, **options)
 
     def _import(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """``import builtins`` and ``import __main__`` mean those of the cells; the process has others."""
+        """``import builtins`` and ``import __main__`` mean those of the cells; the process has others. So do modules that
+        came with a run (``skills.module_code``).
+        """
         own = {"builtins": self._repl.builtins, "__main__": self._repl.module}
+        own.update(self._repl.namespace.get("__modules__", {}))
         return own[name] if name in own else builtins.__import__(name, *args, **kwargs)
 
     async def variables(self) -> dict[str, str]:
