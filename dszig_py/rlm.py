@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,12 +20,14 @@ from dszig_py.strategy import Strategy
 from dszig_py.usage import Budget
 
 if TYPE_CHECKING:
+    from dszig_py.corpus import Corpus
     from dszig_py.environments.base import Environment
     from dszig_py.events import Event
     from dszig_py.lm.base import LM
     from dszig_py.lm.gate import Gate
     from dszig_py.policy import Policy
-    from dszig_py.runner import Plan
+    from dszig_py.publishing import Place
+    from dszig_py.runner import Plan, Shared
     from dszig_py.sessions import Session
     from dszig_py.stream import AsyncStream, Stream
     from dszig_py.trace import Tracer
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RLM"]
 
-Place = str | os.PathLike[str]
 ModelSpec = Any  # a LiteLLM model string, "offline", an LM, a callable from str to str, or a list of these by depth
 
 
@@ -160,6 +161,22 @@ class RLM:
 
         return Session(self, path)
 
+    def map(
+        self,
+        inputs: Iterable[Mapping[str, Any]],
+        *,
+        max_concurrency: int = 8,
+        ordered: bool = False,
+        budget: Budget | None = None,
+        path: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> Corpus:
+        """A run for each element of ``inputs``, ``max_concurrency`` at a time; see :class:`~dszig_py.corpus.Corpus`."""
+        from dszig_py.corpus import Corpus
+
+        options: dict[str, Any] = {"ordered": ordered, "budget": budget, "path": path, "progress": progress}
+        return Corpus(self, inputs, max_concurrency=max_concurrency, **options)
+
     @classmethod
     def resume(
         cls, trace: str | os.PathLike[str], *, inputs: Mapping[str, Any] | None = None, **options: Any
@@ -183,6 +200,7 @@ class RLM:
         inputs: Mapping[str, Any],
         publish: Callable[[Event], None] | None = None,
         adapt: Callable[[Plan], Plan] | None = None,
+        shared: Shared | None = None,
     ) -> Prediction:
         from dszig_py import runner
         from dszig_py.publishing import Listeners
@@ -199,7 +217,7 @@ class RLM:
         own = () if publish is None else (publish,)
         listeners = Listeners(self.trace, self.secrets, self.telemetry, self.on_event, self.verbose, own)
         async with listeners.told() as tell:
-            prediction = await runner.run(plan, inputs, tell)
+            prediction = await runner.run(plan, inputs, tell, shared)
         if self.on_limit == "raise" and prediction.termination.cause == "budget":
             why = prediction.termination
             raise LimitReached(f"{why.kind}: {why.detail}", limit=why.kind, prediction=prediction)

@@ -29,7 +29,7 @@ from dszig_py.trajectory import Action, Prediction
 from dszig_py.usage import Budget, Exhausted, Ledger
 from dszig_py.validation import coerce
 
-__all__ = ["Plan", "Preamble", "run"]
+__all__ = ["Plan", "Preamble", "Shared", "run"]
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,25 @@ def _at(lms: Sequence[LM], depth: int) -> LM:
     return lms[min(depth, len(lms) - 1)]
 
 
-async def run(plan: Plan, inputs: Mapping[str, Any], publish: Callable[[Event], None]) -> Prediction:
+@dataclass(frozen=True)
+class Shared:
+    """What runs side by side have together: an account besides their own, and one gate. Of one event loop."""
+
+    ledger: Ledger
+    gate: Gate
+
+
+async def run(
+    plan: Plan, inputs: Mapping[str, Any], publish: Callable[[Event], None], shared: Shared | None = None
+) -> Prediction:
     """One run from inputs to prediction.
 
     Raises InputError before any model call; LMError, EnvironmentFailure and whatever cancels it, with ``.prediction``.
     """
     await _check_prices(plan)
-    ledger = Ledger(plan.budget)
-    return await _Run(plan, inputs, ledger, Gate(plan.budget.max_concurrency), publish).go()
+    ledger = Ledger(plan.budget, within=None if shared is None else shared.ledger)
+    gate = Gate(plan.budget.max_concurrency) if shared is None else shared.gate
+    return await _Run(plan, inputs, ledger, gate, publish).go()
 
 
 async def _check_prices(plan: Plan) -> None:
@@ -304,7 +315,8 @@ class _Run:
         return View(self.contract, self.history.recent(self.record.iterations), told, self.ledger, self.history.summary)
 
     def _out_of_time(self) -> None:
-        self.record.end("max_seconds", "budget", f"the {self.plan.budget.max_seconds:g} s are used")
+        seconds = self.plan.budget.max_seconds
+        self.record.end("max_seconds", "budget", "the time is used" if seconds is None else f"the {seconds:g} s are used")
 
 
 def _seconds_left(deadline: float | None) -> float | None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -152,12 +152,14 @@ class Reservation:
     tokens: int = 0
     cost: float = 0.0
     open: bool = True
+    within: Reservation | None = None
 
 
 class _Account:
     """The tree's shared totals. One lock for all of it: every operation is a handful of additions."""
 
-    def __init__(self, budget: Budget, clock: Callable[[], float]) -> None:
+    def __init__(self, budget: Budget, clock: Callable[[], float], within: Ledger | None = None) -> None:
+        self.within = within
         self.lock = threading.Lock()
         self.clock = clock
         self.started = clock()
@@ -173,19 +175,25 @@ class Ledger:
 
     Limits are the tree's and are checked at the root; usage is summed in every ledger up to the root, so a parent's
     usage includes its children's. Thread-safe and free of any event loop. Tokens and dollars are reserved at their worst
-    case as far as the caller knows it; a tenth of either is kept for the closing extraction (``final=True``).
+    case as far as the caller knows it; a tenth of either is kept for the closing extraction (``final=True``). ``within``:
+    the account of several trees together, whose limits hold as well.
     """
 
     KEEP = 0.1
     KEEP_SECONDS = 30.0
 
     def __init__(
-        self, budget: Budget, *, parent: Ledger | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        budget: Budget,
+        *,
+        parent: Ledger | None = None,
+        within: Ledger | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.budget = budget
         self.parent = parent
         self.depth = 0 if parent is None else parent.depth + 1
-        self._account = _Account(budget, clock) if parent is None else parent._account
+        self._account = _Account(budget, clock, within) if parent is None else parent._account
         self._usage = Usage()
         self._iters = 0
 
@@ -211,16 +219,25 @@ class Ledger:
     @property
     def deadline(self) -> float | None:
         """When the tree's seconds are over, on the ledger's clock (``time.monotonic``)."""
-        seconds = self.budget.max_seconds
-        return None if seconds is None else self._account.started + seconds
+        own = None if self.budget.max_seconds is None else self._account.started + self.budget.max_seconds
+        return _sooner(own, self._account.within and self._account.within.deadline)
 
     @property
     def soft_deadline(self) -> float | None:
         """When work stops so that extraction still has its share of the seconds."""
         seconds = self.budget.max_seconds
-        if seconds is None:
-            return None
-        return self._account.started + seconds - min(self.KEEP * seconds, self.KEEP_SECONDS)
+        own = None if seconds is None else self._account.started + seconds - min(self.KEEP * seconds, self.KEEP_SECONDS)
+        return _sooner(own, self._account.within and self._account.within.soft_deadline)
+
+    @property
+    def over(self) -> str | None:
+        """The limit that leaves nothing for another run, or ``None``."""
+        left = self.remaining()
+        spent = {"max_tokens": left.tokens_share, "max_cost": left.cost_share}
+        found = [name for name, share in spent.items() if getattr(self.budget, name) is not None and share <= self.KEEP]
+        found += ["max_llm_calls"] * (left.llm_calls == 0 and self.budget.max_llm_calls != 0)
+        soon = self.soft_deadline
+        return next(iter([*found, *["max_seconds"] * (soon is not None and self._account.clock() >= soon)]), None)
 
     @property
     def seconds(self) -> float:
@@ -242,6 +259,9 @@ class Ledger:
         """
         account, budget = self._account, self.budget
         share = 1.0 if final else 1.0 - self.KEEP
+        held = None
+        if account.within is not None:
+            held = self._held_within(account.within, inner=inner, tokens=tokens, cost=cost, final=final)
         with account.lock:
             refusal = None
             if inner and budget.max_llm_calls is not None and account.calls + 1 > budget.max_llm_calls:
@@ -259,16 +279,30 @@ class Ledger:
             if refusal is not None:
                 if inner and account.refused is None:
                     account.refused = refusal.limit
+                if held is not None and account.within is not None:
+                    account.within.refund(held)
                 raise refusal
             account.calls += inner
             account.tokens += tokens
             account.cost += cost
-        return Reservation(calls=int(inner), tokens=tokens, cost=cost)
+        return Reservation(calls=int(inner), tokens=tokens, cost=cost, within=held)
+
+    def _held_within(self, within: Ledger, **what: Any) -> Reservation:
+        """The same held in the account around this one; a refusal there is one of this tree as well."""
+        try:
+            return within.reserve(**what)
+        except Exhausted as limit:
+            if what["inner"]:
+                with self._account.lock:
+                    self._account.refused = self._account.refused or limit.limit
+            raise
 
     def settle(self, reservation: Reservation, usage: Usage, model: str) -> None:
         """Replace what was held by what the call really took; file it here and in every parent."""
         account = self._account
         filed = usage.at(model, self.depth)
+        if reservation.within is not None and account.within is not None:
+            account.within.settle(reservation.within, usage, model)
         with account.lock:
             if not reservation.open:
                 return
@@ -283,6 +317,8 @@ class Ledger:
     def refund(self, reservation: Reservation) -> None:
         """Give back what was held: the call failed or was never made."""
         account = self._account
+        if reservation.within is not None and account.within is not None:
+            account.within.refund(reservation.within)
         with account.lock:
             if not reservation.open:
                 return
@@ -308,3 +344,8 @@ class Ledger:
             cost_share=1.0 if not budget.max_cost else max(0.0, 1 - cost / budget.max_cost),
             seconds_share=1.0 if budget.max_seconds is None or seconds is None else seconds / budget.max_seconds,
         )
+
+
+def _sooner(one: float | None, two: float | None) -> float | None:
+    """The earlier of two moments; ``None`` = never."""
+    return min((moment for moment in (one, two) if moment is not None), default=None)
