@@ -257,25 +257,12 @@ class Ledger:
 
         Raises :class:`Exhausted` where a limit would be passed; then nothing is held.
         """
-        account, budget = self._account, self.budget
-        share = 1.0 if final else 1.0 - self.KEEP
+        account = self._account
         held = None
         if account.within is not None:
             held = self._held_within(account.within, inner=inner, tokens=tokens, cost=cost, final=final)
         with account.lock:
-            refusal = None
-            if inner and budget.max_llm_calls is not None and account.calls + 1 > budget.max_llm_calls:
-                refusal = Exhausted(
-                    "max_llm_calls", f"LLM call limit exceeded: all {budget.max_llm_calls} calls of this run are used"
-                )
-            elif budget.max_tokens is not None and account.tokens + tokens > budget.max_tokens * share:
-                refusal = Exhausted(
-                    "max_tokens", f"token limit exceeded: {account.tokens:,} of {budget.max_tokens:,} tokens are used"
-                )
-            elif budget.max_cost is not None and account.cost + cost > budget.max_cost * share:
-                refusal = Exhausted(
-                    "max_cost", f"cost limit exceeded: ${account.cost:.4f} of ${budget.max_cost:.4f} are spent"
-                )
+            refusal = self._refusal(inner, tokens, cost, final)
             if refusal is not None:
                 if inner and account.refused is None:
                     account.refused = refusal.limit
@@ -286,6 +273,29 @@ class Ledger:
             account.tokens += tokens
             account.cost += cost
         return Reservation(calls=int(inner), tokens=tokens, cost=cost, within=held)
+
+    def allows(self, *, inner: bool, tokens: int = 0, cost: float = 0.0, final: bool = False) -> bool:
+        """Whether :meth:`reserve` would hold that now."""
+        within = self._account.within
+        if within is not None and not within.allows(inner=inner, tokens=tokens, cost=cost, final=final):
+            return False
+        with self._account.lock:
+            return self._refusal(inner, tokens, cost, final) is None
+
+    def _refusal(self, inner: bool, tokens: int, cost: float, final: bool) -> Exhausted | None:
+        """The limit that this would pass, if any. The lock is held."""
+        account, budget = self._account, self.budget
+        share = 1.0 if final else 1.0 - self.KEEP
+        if inner and budget.max_llm_calls is not None and account.calls + 1 > budget.max_llm_calls:
+            told = f"LLM call limit exceeded: all {budget.max_llm_calls} calls of this run are used"
+            return Exhausted("max_llm_calls", told)
+        if budget.max_tokens is not None and account.tokens + tokens > budget.max_tokens * share:
+            told = f"token limit exceeded: {account.tokens:,} of {budget.max_tokens:,} tokens are used"
+            return Exhausted("max_tokens", told)
+        if budget.max_cost is not None and account.cost + cost > budget.max_cost * share:
+            told = f"cost limit exceeded: ${account.cost:.4f} of ${budget.max_cost:.4f} are spent"
+            return Exhausted("max_cost", told)
+        return None
 
     def _held_within(self, within: Ledger, **what: Any) -> Reservation:
         """The same held in the account around this one; a refusal there is one of this tree as well."""

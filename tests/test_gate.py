@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from dszig_py.errors import LMError
-from dszig_py.lm import ScriptedLM
+from dszig_py.lm import Cached, ScriptedLM
 from dszig_py.lm import gate as gate_module
 from dszig_py.lm.base import LM, Reply, Request
 from dszig_py.lm.gate import MAX_ATTEMPTS, Gate
@@ -281,3 +281,19 @@ def test_the_gate_adds_next_to_nothing():
     run(main)
     assert time.perf_counter() - begun < 2
     assert ledger.usage.calls == 1_000
+
+
+def test_a_reply_that_is_remembered_is_given_where_no_call_is_left():
+    """A hit costs nothing, so a limit that is reached does not refuse it, nor mark the run as limited."""
+
+    async def go():
+        lm = Cached(ScriptedLM(["first"]))
+        ledger, gate = Ledger(Budget(max_llm_calls=1)), Gate(4)
+        first = await gate.ask(lm, ASK, ledger, inner=True)
+        again = await gate.ask(lm, ASK, ledger, inner=True)
+        assert (first.text, again.text, again.cached, ledger.refused) == ("first", "first", True, None)
+        with pytest.raises(Exhausted, match="limit exceeded"):
+            await gate.ask(lm, Request.of("another"), ledger, inner=True)
+        return ledger.usage.calls
+
+    assert asyncio.run(go()) == 1

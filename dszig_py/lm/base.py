@@ -20,6 +20,7 @@ __all__ = [
     "estimate_tokens",
     "estimated_usage",
     "price_known",
+    "recalled",
 ]
 
 Role = Literal["system", "user", "assistant"]
@@ -142,6 +143,12 @@ async def price_known(lm: LM) -> bool:
     """Whether a call's cost will be known. A model says so by an async ``price_known``; one that has none does not."""
     ask: Callable[[], Awaitable[bool]] | None = getattr(lm, "price_known", None)
     return ask is not None and await ask()
+
+
+async def recalled(lm: LM, request: Request) -> Reply | None:
+    """The reply that ``lm`` would give without a call, where it remembers one: an LM may have an async ``recall``."""
+    ask: Callable[[Request], Awaitable[Reply | None]] | None = getattr(lm, "recall", None)
+    return None if ask is None else await ask(request)
 
 
 def estimate_tokens(chars: int) -> int:

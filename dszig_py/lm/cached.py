@@ -129,6 +129,11 @@ class Cached(Around):
             del flights[at]
             flight.set_result(outcome)
 
+    async def recall(self, request: Request) -> Reply | None:
+        """The reply remembered, without a call."""
+        found = await self._shelf.get(request.key(self.model))
+        return None if found is None else self._hit(found)
+
     async def _answer(self, key: str, request: Request, on_text: Callable[[str], None] | None) -> Reply:
         found = await self._shelf.get(key)
         if found is not None:

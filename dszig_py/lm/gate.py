@@ -15,7 +15,8 @@ from dataclasses import replace
 import anyio
 
 from dszig_py.errors import LMError
-from dszig_py.lm.base import LM, Reply, Request, answered, estimate_tokens
+from dszig_py.lm import limiter
+from dszig_py.lm.base import LM, Reply, Request, answered, estimate_tokens, recalled
 from dszig_py.usage import Ledger, Usage
 
 __all__ = ["Gate", "OnText"]
@@ -51,6 +52,10 @@ class Gate:
     ) -> Reply:
         """One reply, paid for. Raises :class:`~dszig_py.usage.Exhausted` before anything is spent, :class:`LMError`."""
         tokens, cost = self._worst_case(lm, request, ledger)
+        if not ledger.allows(inner=inner, tokens=tokens, cost=cost, final=final):
+            remembered = await recalled(lm, request)  # what costs nothing is not refused
+            if remembered is not None:
+                return remembered
         reservation = ledger.reserve(inner=inner, tokens=tokens, cost=cost, final=final)
         try:
             reply = await self._attempts(lm, request, on_text)
@@ -90,7 +95,7 @@ class Gate:
     async def _attempts(self, lm: LM, request: Request, on_text: OnText | None) -> Reply:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                async with self._slots:
+                async with self._slots, limiter.process:
                     # Inside the slot: a rate limit met while this call waited for its slot holds it back as well.
                     await self._wait()
                     if on_text is None:

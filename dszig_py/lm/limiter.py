@@ -1,0 +1,112 @@
+"""How many model calls the whole process has in flight, whatever trees, threads and event loops they come from.
+
+A tree has its own limit (``Budget.max_concurrency``); this one is for sixty-four trees at once. It belongs to no event loop:
+an anyio or asyncio limiter that is used from two loops hangs one of them. First come, first served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+
+from dszig_py.errors import InputError
+
+__all__ = ["DEFAULT", "Limiter", "limit", "process"]
+
+DEFAULT = 1_024  # calls; far above what one process of LiteLLM can drive, below the usual limit of open files
+
+
+class _Waiter:
+    __slots__ = ("future", "granted", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop, self.future, self.granted = loop, loop.create_future(), False
+
+
+class Limiter:
+    """``async with limiter:`` holds one of ``total`` slots. Thread-safe; waiting is cancelled as anything else is."""
+
+    def __init__(self, total: int) -> None:
+        self._lock = threading.Lock()
+        self._total = total
+        self._held = 0
+        self._waiting: deque[_Waiter] = deque()
+
+    @property
+    def held(self) -> int:
+        """Slots in use now."""
+        return self._held
+
+    def resize(self, total: int) -> None:
+        """Another number of slots, from now on; calls under way keep theirs."""
+        with self._lock:
+            self._total = total
+            while self._held < self._total and self._hand_on():
+                self._held += 1
+
+    async def __aenter__(self) -> None:
+        with self._lock:
+            if self._held < self._total and not self._waiting:
+                self._held += 1
+                return
+            waiter = _Waiter(asyncio.get_running_loop())
+            self._waiting.append(waiter)
+        try:
+            await waiter.future
+        except BaseException:
+            with self._lock:
+                if waiter.granted:
+                    self._give_up()
+                else:
+                    self._waiting.remove(waiter)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        with self._lock:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self._held > self._total or not self._hand_on():
+            self._held -= 1
+
+    def _hand_on(self) -> bool:
+        """Give a slot to whoever waits longest; whether anybody did. The lock is held."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            waiter.granted = True
+            try:
+                waiter.loop.call_soon_threadsafe(_wake, waiter.future)
+            except RuntimeError:  # its loop is closed: nobody is there any more
+                continue
+            return True
+        return False
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _given() -> int:
+    text = os.environ.get("DSZIG_MAX_CONCURRENCY", "")
+    return int(text) if text.isdigit() and int(text) else DEFAULT
+
+
+process = Limiter(_given())
+"""The limiter that every model call of this process goes through: DSZIG_MAX_CONCURRENCY of them at once, or 1,024."""
+
+
+def limit(max_concurrency: int) -> None:
+    """Let the whole process have at most so many model calls in flight. Raises :class:`InputError` below 1."""
+    if max_concurrency < 1:
+        raise InputError("max_concurrency must be at least 1")
+    process.resize(max_concurrency)
+
+
+def _after_fork() -> None:
+    process.__init__(process._total)  # who held and who waited is in the parent
+
+
+os.register_at_fork(after_in_child=_after_fork)
