@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = ["command"]
 
 PACKAGES = ("dszig-py", "dspy", "litellm", "pydantic")
 KEYS = (*PROVIDER_KEYS, "OLLAMA_API_BASE")
+PROGRAMS = ("codex", "claude", "docker", "podman", "node")
 # Commands and names not known here may hold a secret in their value: only that they are set is told.
 SHOWN_SETTINGS = ("DSZIG_MODEL", "DSZIG_SUB_MODEL", "DSZIG_RUNS_DIR")
 
@@ -34,6 +36,7 @@ def command(as_json: bool) -> int:
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "keys": [name for name in KEYS if os.environ.get(name)],
         "settings": _settings(),
+        "programs": [name for name in PROGRAMS if shutil.which(os.environ.get(f"{name.upper()}_BIN") or name)],
         "runs": _runs(),
         "isolation": isolation,
     }
@@ -52,7 +55,7 @@ def _version(package: str) -> str | None:
 
 
 def _settings() -> dict[str, str]:
-    names = sorted(name for name in os.environ if name.startswith("DSZIG_"))
+    names = sorted(name for name in os.environ if name.startswith(("DSZIG_", "ZIGRLM_")))
     return {name: os.environ[name] if name in SHOWN_SETTINGS else "(set)" for name in names}
 
 
@@ -119,6 +122,7 @@ def _tell(found: dict[str, Any]) -> None:
     for name, version in found["versions"].items():
         click.echo(f"{name:<10} {version or 'not installed'}")
     click.echo(f"{'keys':<10} {', '.join(found['keys']) or 'none is set'}")
+    click.echo(f"{'programs':<10} {', '.join(found['programs']) or 'none of ' + ', '.join(PROGRAMS)}")
     for name, value in found["settings"].items():
         click.echo(f"{'setting':<10} {name} = {value}")
     click.echo(f"{'runs':<10} {found['runs'] or 'not saved: there is no home folder'}")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dszig_py.cli import INTERRUPTED
+from dszig_py.cli.models import NO_MODEL
 from dszig_py.cli.outcome import runs_folder
-from dszig_py.cli.run import NO_MODEL
 
 if TYPE_CHECKING:
     from dszig_py.evals import Evaluation

@@ -43,10 +43,17 @@ class Standard:
 
 
 def read_inputs(
-    signature: Signature, options: Mapping[str, str], inline: str | None, file: str | None, standard: Standard
+    signature: Signature,
+    options: Mapping[str, str],
+    inline: str | None,
+    file: str | None,
+    standard: Standard,
+    *,
+    partial: bool = False,
 ) -> dict[str, Any]:
     """The inputs of a run. ``options`` (field -> text as typed) win over ``inline`` and ``file``, both JSON objects.
 
+    ``partial``: some may be missing, an earlier call having given them.
     Raises :class:`click.UsageError` for whatever is missing, unknown, unreadable or of the wrong type.
     """
     inputs = _objects(signature, inline, file, standard)
@@ -57,7 +64,7 @@ def read_inputs(
     if len(missing) == 1 and not standard.taken_by and standard.piped and (data := standard.read(missing[0].name)):
         inputs[missing[0].name] = _typed(missing[0], _decoded(missing[0], data, "stdin"))
         missing = []
-    if missing:
+    if missing and not partial:
         wanted = ", ".join(f"--{f.name} ({type_text(f.type)})" for f in missing)
         raise click.UsageError(f"missing input: {wanted}. A value is text, @FILE, or - for stdin")
     return inputs

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from dszig_py.cli import INTERRUPTED
+from dszig_py.cli import INTERRUPTED, show
 from dszig_py.errors import DszigError, InputError, SignatureError
 from dszig_py.rlm import RLM
 from dszig_py.signature import Signature
@@ -28,16 +28,21 @@ if TYPE_CHECKING:
     from dszig_py.trajectory import Prediction
     from dszig_py.usage import Usage
 
-__all__ = ["Report", "perform", "runs_folder"]
+__all__ = ["Report", "perform", "runs_folder", "session_file", "usage_record"]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a run is told. ``trace``: where its trajectory goes besides the folder of all runs."""
+    """How a run is told. ``trace``: where its trajectory goes besides the folder of all runs; ``html``, ``metadata``:
+    where it goes in those forms; ``session``: the file of the session it belongs to.
+    """
 
     as_json: bool = False
     quiet: bool = False
     trace: str | None = None
+    html: str | None = None
+    metadata: str | None = None
+    session: Path | None = None
 
 
 def perform(signature: Signature, inputs: Mapping[str, Any], options: Mapping[str, Any], report: Report) -> int:
@@ -45,6 +50,7 @@ def perform(signature: Signature, inputs: Mapping[str, Any], options: Mapping[st
     prediction, error, saved = _predict(signature, inputs, options, report)
     if prediction is not None:
         _print(prediction, error, saved, report)
+        _write_forms(prediction, report)
     elif report.as_json:
         _print_json(
             {"outputs": {}, "termination": None, "usage": None, "iterations": 0, "run": None, "error": str(error)}
@@ -70,12 +76,38 @@ def _predict(
         live = view is not None and sys.stderr.isatty()
         rlm = RLM(signature, types={}, trace=tracers, on_event=view, stream_tokens=live, **options)
         try:
-            prediction = rlm(**inputs)
+            prediction = rlm(**inputs) if report.session is None else _in_session(rlm, inputs, report.session)
         except (InputError, SignatureError):
             raise
         except (DszigError, KeyboardInterrupt) as error:
             prediction, failure = getattr(error, "prediction", None), error
     return prediction, failure, next((tracer.path for tracer in tracers if tracer.path is not None), None)
+
+
+def _in_session(rlm: RLM, inputs: Mapping[str, Any], path: Path) -> Prediction:
+    """One more call of the session in ``path``, which is written after it."""
+    with rlm.session(path) as session:
+        prediction = session(**inputs)
+        if session.lost:
+            lost = ", ".join(f"{name} ({kind})" for name, kind in session.lost.items())
+            click.echo(f"warning: {path} cannot keep {lost}", err=True)
+    return prediction
+
+
+def _write_forms(prediction: Prediction, report: Report) -> None:
+    """What ``--html`` and ``--metadata`` ask for. A failure only warns: the run is paid for."""
+    run = prediction.trajectory
+    if report.html is not None:
+        _written(report.html, show.page(run))
+    if report.metadata is not None:
+        _written(report.metadata, show.export_lines(run, "rlm"))
+
+
+def _written(path: str, text: str) -> None:
+    try:
+        show.write(Path(path), text)
+    except click.ClickException as error:
+        click.echo(f"warning: {error.message}", err=True)
 
 
 def _tracers(report: Report) -> list[Tracer]:
@@ -118,6 +150,16 @@ def runs_folder() -> Path:
         return Path(given).expanduser()
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state") / "dszig" / "runs"
+
+
+def session_file(given: Mapping[str, Any]) -> Path | None:
+    """Where ``--persistent NAME`` is kept. Raises :class:`click.UsageError`."""
+    from dszig_py.cli.zigrlm import session_path
+
+    try:
+        return session_path(given, runs_folder()) if given["persistent"] else None
+    except RuntimeError as error:
+        raise click.UsageError(f"--persistent: {error}; give a path") from None
 
 
 def _print(prediction: Prediction, error: BaseException | None, saved: Path | None, report: Report) -> None:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
+from dszig_py.cli import options
 from dszig_py.signature import Field, Signature, type_text
 
-__all__ = ["command", "first_word"]
+__all__ = ["command", "first_word", "perform_signature"]
 
-NO_MODEL = """no model is configured. Give one:
-  -m openai/gpt-5            any LiteLLM model string; its key is read from the environment or .env
-  -m ollama_chat/qwen3       a local server
-  --main-cmd "my-program"    any program: prompt on stdin, completion on stdout
-  -m offline                 no model at all: a deterministic stand-in
-or set DSZIG_MODEL"""
 FIELDS = "dszig.fields"  # where a context keeps the options made from the signature
+INPUTS = "Inputs"
+HELP = """\
+Run SIGNATURE, such as "context, question -> answer: str", over inputs.
+
+Every input field is an option. Its value is a text, @FILE for a file's content, - for stdin, or @@TEXT for a text
+that begins with @. One field that is not given is read from stdin when something is piped in. Fields that are not
+text are read as JSON.
+
+\b
+dszig run "context, question -> answer" --context @book.txt --question "Who ...?" -m openai/gpt-5
+cat book.txt | dszig run "context -> title, year: int" -m offline --json
+"""
 
 
-class _Run(click.Command):
+class _Run(options.Grouped):
     """Reads the signature first, then everything else with the signature's own options added."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -36,8 +42,8 @@ class _Run(click.Command):
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        signature, *options = super().get_params(ctx)
-        return [signature, *ctx.meta.get(FIELDS, ()), *options]
+        signature, *rest = super().get_params(ctx)
+        return [signature, *ctx.meta.get(FIELDS, ()), *rest]
 
 
 def first_word(args: Sequence[str], params: Iterable[click.Parameter]) -> int | None:
@@ -78,82 +84,88 @@ def _field_option(field: Field, taken: set[str]) -> click.Option:
     names = list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
     taken.update(names)
     about = f"Input field: {type_text(field.type)}"
-    return click.Option([*names, f"field_{field.name}"], metavar="TEXT|@FILE|-", help=about)
+    return options.Option([*names, f"field_{field.name}"], heading=INPUTS, metavar="TEXT|@FILE|-", help=about)
 
 
-@click.command(
-    cls=_Run,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    short_help="Run a signature over inputs (the default verb).",
-)
-@click.argument("signature")
-@click.option("-m", "--model", help='LiteLLM model string, or "offline" (default: $DSZIG_MODEL).')
-@click.option("--sub-model", help="The model sub-calls and child runs use (default: $DSZIG_SUB_MODEL, else the model).")
-@click.option("--main-cmd", metavar="COMMAND", help="A command as the model: prompt on stdin, completion on stdout.")
-@click.option("--rlm-cmd", metavar="COMMAND", help="The same for sub-calls.")
-@click.option("--inputs", metavar="JSON", help="Inputs as a JSON object; options of single fields win.")
-@click.option("--inputs-file", metavar="PATH", help="The same from a file.")
-@click.option("--show", metavar="FIELD", multiple=True, help="Show this input whole in the prompt (repeatable).")
-@click.option("--max-iters", type=click.IntRange(min=1), help="Decisions of one run (default: 20).")
-@click.option("--max-llm-calls", type=click.IntRange(min=0), help="Model calls from inside code (default: 50).")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Input and output tokens of all calls.")
-@click.option("--max-cost", type=click.FloatRange(min=0), help="Dollars.")
-@click.option("--max-seconds", type=click.FloatRange(min=0, min_open=True), help="Wall seconds.")
-@click.option("--max-depth", type=click.IntRange(min=0), help="Levels of child runs (default: 1).")
-@click.option("--max-concurrency", type=click.IntRange(min=1), help="Model calls in flight (default: 64).")
-@click.option("--environment", default="auto", show_default=True, help="Where model-written code runs.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout: outputs, termination, usage, run.")
-@click.option("--trace", type=click.Path(dir_okay=False, writable=True), help="Save the run's trajectory here as well.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-@click.pass_context
-def command(ctx: click.Context, signature: str, **given: Any) -> int:
-    r"""Run SIGNATURE, such as "context, question -> answer: str", over inputs.
-
-    Every input field is an option. Its value is a text, @FILE for a file's content, - for stdin, or @@TEXT for a text
-    that begins with @. One field that is not given is read from stdin when something is piped in. Fields that are not
-    text are read as JSON.
-
-    \b
-    dszig run "context, question -> answer" --context @book.txt --question "Who ...?" -m openai/gpt-5
-    cat book.txt | dszig run "context -> title, year: int" -m offline --json
-    """
-    from dszig_py.cli.fields import Standard, read_inputs
-    from dszig_py.cli.outcome import Report, perform
-
+def _run(signature: str, **given: Any) -> int:
     parsed = Signature.parse(signature)
     if unknown := [name for name in given["show"] if name not in [f.name for f in parsed.inputs]]:
-        raise click.UsageError(f"--show {unknown[0]}: no such input field", ctx)
+        raise click.UsageError(f"--show {unknown[0]}: no such input field")
     typed = {f.name: given.get(f"field_{f.name}") for f in parsed.inputs}
-    options = {name: text for name, text in typed.items() if text is not None}
-    rlm_options = _rlm_options(ctx, given)
-    inputs = read_inputs(parsed, options, given["inputs"], given["inputs_file"], Standard())
-    report = Report(as_json=given["as_json"], quiet=given["quiet"], trace=given["trace"])
-    return perform(parsed, inputs, rlm_options, report)
+    return perform_signature(parsed, {name: text for name, text in typed.items() if text is not None}, given)
 
 
-def _rlm_options(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
+def perform_signature(signature: Signature, typed: Mapping[str, str], given: Mapping[str, Any]) -> int:
+    """Run ``signature``: ``typed`` are its fields as on the command line, ``given`` everything else. The exit code."""
+    from dszig_py.cli import zigrlm
+    from dszig_py.cli.fields import Standard, read_inputs
+    from dszig_py.cli.outcome import Report, perform, session_file
+
+    rlm_options = _rlm_options(given)
+    given_json = given["inputs"] is not None or given["inputs_file"] is not None
+    names = [f.name for f in signature.inputs]
+    texts = {**typed, **zigrlm.field_texts(given, [] if given_json else names, typed)}
+    session = session_file(given)
+    inputs = read_inputs(
+        signature, texts, given["inputs"], given["inputs_file"], Standard(), partial=session is not None
+    )
+    zigrlm.check_size(given, inputs)
+    report = Report(
+        as_json=given["as_json"],
+        quiet=given["quiet"],
+        trace=given["trace"],
+        html=given["html"],
+        metadata=given["metadata"],
+        session=session,
+    )
+    return perform(signature, inputs, rlm_options, report)
+
+
+def _rlm_options(given: Mapping[str, Any]) -> dict[str, Any]:
     from pydantic import ValidationError
 
+    from dszig_py.cli import models, zigrlm
     from dszig_py.strategy import Strategy
     from dszig_py.usage import Budget
 
-    if not (given["model"] or given["main_cmd"] or os.environ.get("DSZIG_MODEL") or os.environ.get("DSZIG_MAIN_CMD")):
-        raise click.UsageError(NO_MODEL, ctx)
-    for model, program in (("model", "main_cmd"), ("sub_model", "rlm_cmd")):
-        if given[model] and given[program]:
-            raise click.UsageError(f"give --{model} or --{program}, not both".replace("_", "-"), ctx)
-    limits = {name: value for name, value in given.items() if name in Budget.model_fields and value is not None}
+    lms = {"lm": models.main_model(given), "sub_lm": models.sub_model(given)}
+    if (meter := zigrlm.meter(given)) is not None:
+        from dszig_py.lm.metered import Metered
+
+        lms = {name: None if lm is None else Metered(lm, meter) for name, lm in lms.items()}
     try:
-        budget = Budget(**limits)
+        budget = Budget(**zigrlm.limits(given))
+        strategy = Strategy(show=given["show"], compact_at=zigrlm.compact_at(given))
     except ValidationError as error:
         told = "; ".join(f"--{str(e['loc'][0]).replace('_', '-')}: {e['msg']}" for e in error.errors())
-        raise click.UsageError(told, ctx) from None
-    return {
-        "lm": given["model"],
-        "sub_lm": given["sub_model"],
-        "main_cmd": given["main_cmd"],
-        "rlm_cmd": given["rlm_cmd"],
-        "environment": given["environment"],
-        "budget": budget,
-        "strategy": Strategy(show=given["show"]),
-    }
+        raise click.UsageError(told) from None
+    found: dict[str, Any] = {**lms, "environment": zigrlm.environment(given), "budget": budget, "strategy": strategy}
+    if given["max_output_chars"] is not None:
+        found["max_output_chars"] = given["max_output_chars"]
+    return found
+
+
+_INPUT_OPTIONS = [
+    options.Option(["--inputs"], heading=INPUTS, metavar="JSON", help="A JSON object; options of single fields win."),
+    options.Option(["--inputs-file"], heading=INPUTS, metavar="PATH", help="The same from a file."),
+    options.Option(
+        ["--show"], heading=INPUTS, metavar="FIELD", multiple=True, help="Show this input whole in the prompt."
+    ),
+]
+
+command = _Run(
+    "run",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    short_help="Run a signature over inputs (the default verb).",
+    help=HELP,
+    params=[
+        click.Argument(["signature"]),
+        *_INPUT_OPTIONS,
+        *options.MODELS,
+        *options.LIMITS,
+        *options.WHERE,
+        *options.OUTPUT,
+        *options.ZIGRLM,
+    ],
+    callback=_run,
+)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
     from dszig_py.trajectory import Trajectory
 
-__all__ = ["command"]
+__all__ = ["command", "export_lines", "page", "write"]
 
 
 @click.command(short_help="Print a saved run, or two side by side.")
@@ -39,7 +36,7 @@ def command(runs: tuple[str, ...], folder: str | None, html: str | None, export:
         raise click.UsageError("--out goes with --export")
     loaded = [_load(_path(run, folder)) for run in runs]
     if html is not None:
-        _write(Path(html), _page()(loaded[0]))
+        write(Path(html), page(loaded[0]))
     if export is not None:
         _export(loaded[0], export, out)
     if html is None and export is None:
@@ -82,28 +79,32 @@ def _load(path: Path) -> Trajectory:
         raise click.UsageError(str(error)) from None
 
 
-def _page() -> Callable[[Trajectory], str]:
-    if importlib.util.find_spec("dszig_py.render.html") is not None:
-        module: Any = importlib.import_module("dszig_py.render.html")
-        page: Callable[[Trajectory], str] | None = getattr(module, "page", None)
-        if page is not None:
-            return page
-    raise click.UsageError("this installation writes no HTML")
+def page(run: Trajectory) -> str:
+    """The run as one HTML file."""
+    from dszig_py.render.html import page as html_page
+
+    return html_page(run)
 
 
-def _export(run: Trajectory, export: str, out: str | None) -> None:
+def export_lines(run: Trajectory, export: str) -> str:
+    """The run as JSONL: "zigrlm" its trace events, "rlm" the log of rlm's visualizer."""
     from dszig_py.exports import to_rlm_log, to_zigrlm_events
 
     lines = to_zigrlm_events(run) if export == "zigrlm" else to_rlm_log(run)
     # ASCII: whatever a model wrote, lone surrogates too, can be written anywhere.
-    text = "".join(f"{json.dumps(line, default=str)}\n" for line in lines)
+    return "".join(f"{json.dumps(line, default=str)}\n" for line in lines)
+
+
+def _export(run: Trajectory, export: str, out: str | None) -> None:
+    text = export_lines(run, export)
     if out is None:
         sys.stdout.write(text)
     else:
-        _write(Path(out), text)
+        write(Path(out), text)
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Raises :class:`click.ClickException`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="replace")

@@ -13,7 +13,12 @@ from dszig_py import __version__
 
 __all__ = ["dszig"]
 
-VERBS = ("run", "demo", "runs", "show", "eval", "doctor")
+VERBS = ("run", "complete", "demo", "runs", "show", "eval", "doctor")
+# zigrlm's names; what they stand for is said in cli.families, which loads only with them
+ALIASES = (
+    *("echo", "openai-proxy", "codex-proxy", "claude-proxy"),
+    *("cli-openai", "cli-codex", "cli-claude", "zai", "cli", "dszig"),
+)
 ENV_FILE = ".env"
 
 
@@ -24,10 +29,15 @@ class _Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return _load(cmd_name) if cmd_name in VERBS else None
+        return _load(cmd_name) if cmd_name in (*VERBS, *ALIASES) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_commands(ctx, formatter)
+        with formatter.section("zigrlm's commands"):
+            formatter.write_dl([(name, _load(name).get_short_help_str(80)) for name in ALIASES])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in (*VERBS, "--help", "-h", "--version"):
+        if args and args[0] not in (*VERBS, *ALIASES, "--help", "-h", "--version"):
             args = self._with_verb(ctx, args)
         return super().parse_args(ctx, args)
 
@@ -40,7 +50,7 @@ class _Verbs(click.Group):
             return ["run", *args]
         if word is None or args[0].startswith("-"):
             raise click.UsageError(f"{args[0]!r} is no verb and there is no signature to run", ctx)
-        close = difflib.get_close_matches(word, VERBS, n=1)
+        close = difflib.get_close_matches(word, (*VERBS, *ALIASES), n=1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
         verbs = f"The verbs are {', '.join(VERBS)}"
         arrow = 'a signature has an arrow: "context, question -> answer"'
@@ -48,23 +58,31 @@ class _Verbs(click.Group):
 
 
 def _load(verb: str) -> click.Command:
+    if verb in ALIASES:
+        from dszig_py.cli import families
+
+        return families.command(verb)
     command: Any = importlib.import_module(f"dszig_py.cli.{verb}").command
     return command
 
 
+HELP = """\
+Recursive language models: a typed question over inputs far too big for a context window.
+
+\b
+dszig demo
+dszig "context, question -> answer" --context @book.txt --question "Who ...?" -m openai/gpt-5
+"""
+
+
 @click.group(
     cls=_Verbs,
+    help=HELP,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 submitted, 1 error, 2 wrong usage, 3 ended by a limit.",
 )
 @click.version_option(__version__, prog_name="dszig", message="%(prog)s %(version)s")
 def dszig() -> None:
-    r"""Recursive language models: a typed question over inputs far too big for a context window.
-
-    \b
-    dszig demo
-    dszig "context, question -> answer" --context @book.txt --question "Who ...?" -m openai/gpt-5
-    """
     _read_env_file()
 
 

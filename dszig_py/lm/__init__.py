@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from dszig_py.lm.base import LM, Message, Reply, Request
     from dszig_py.lm.cached import Cached
     from dszig_py.lm.command import CommandLM
+    from dszig_py.lm.direct import DirectLM
     from dszig_py.lm.function import FunctionLM
     from dszig_py.lm.litellm import LiteLLM
     from dszig_py.lm.offline import OfflineLM
+    from dszig_py.lm.programs import claude, codex
     from dszig_py.lm.recorded import Recorded, Replayed
     from dszig_py.lm.scripted import ScriptedLM
 
@@ -22,6 +24,7 @@ __all__ = [
     "LM",
     "Cached",
     "CommandLM",
+    "DirectLM",
     "FunctionLM",
     "LiteLLM",
     "Message",
@@ -31,6 +34,8 @@ __all__ = [
     "Reply",
     "Request",
     "ScriptedLM",
+    "claude",
+    "codex",
     "resolve",
 ]
 
@@ -38,18 +43,21 @@ _HOMES = {
     **dict.fromkeys(("LM", "Message", "Reply", "Request"), "base"),
     "Cached": "cached",
     "CommandLM": "command",
+    "DirectLM": "direct",
     "FunctionLM": "function",
     "LiteLLM": "litellm",
     "OfflineLM": "offline",
     "Recorded": "recorded",
     "Replayed": "recorded",
     "ScriptedLM": "scripted",
+    **dict.fromkeys(("claude", "codex"), "programs"),
 }
 
 NO_MODEL = """\
 no model is configured. Give one:
   RLM(..., lm="openai/gpt-5")            any LiteLLM model string; keys are read from the environment as LiteLLM does
   RLM(..., lm="ollama_chat/qwen3")       a local server
+  RLM(..., lm="direct:openai/my-model")  a server of OpenAI's protocol without LiteLLM between: ten times the calls a second
   RLM(..., main_cmd="my-program")        any program: prompt on stdin, completion on stdout
   RLM(..., lm=my_function)               any callable from str to str
   RLM(..., lm="offline")                 no model at all: a deterministic stand-in
@@ -67,6 +75,8 @@ def resolve(
 ) -> LM:
     """The model behind ``spec``: a LiteLLM model string, ``"offline"``, an LM object, or a callable from str to str.
 
+    ``"direct:openai/MODEL"`` asks a server of OpenAI's protocol without LiteLLM between
+    (:class:`~dszig_py.lm.direct.DirectLM`).
     ``prices``: dollars per million input and output tokens by model string. ``options``: parameters of each call
     (temperature, max_tokens, api_base, ...) for a model string. Raises :class:`InputError`.
     """
@@ -79,10 +89,16 @@ def resolve(
             from dszig_py.lm.offline import OfflineLM
 
             return OfflineLM()
+        direct = spec.startswith("direct:")
+        given = (prices or {}).get(spec) or (prices or {}).get(spec.removeprefix("direct:"))
+        price = None if given is None else (given[0] / 1e6, given[1] / 1e6)
+        if direct:
+            from dszig_py.lm.direct import DirectLM
+
+            return DirectLM(spec, price=price, **(options or {}))
         from dszig_py.lm.litellm import LiteLLM
 
-        given = (prices or {}).get(spec)
-        return LiteLLM(spec, price=None if given is None else (given[0] / 1e6, given[1] / 1e6), **(options or {}))
+        return LiteLLM(spec, price=price, **(options or {}))
     if hasattr(spec, "complete") and hasattr(spec, "model"):
         return spec
     if callable(spec):

@@ -6,9 +6,10 @@ import asyncio
 import os
 import shlex
 import signal
+import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import PurePath
 from typing import Any
 
@@ -28,15 +29,24 @@ class CommandLM:
 
     A string runs under ``/bin/sh -c``, a sequence directly as program and arguments. Exit code 0 is success, whatever
     stderr says and however little of stdin was read. ``timeout``: seconds for one call, ``None`` = not limited. A
-    timeout or a cancelled call kills the program and whatever it started in its session. Tokens are estimated, the cost
-    is unknown. Raises :class:`InputError` for an empty command.
+    timeout or a cancelled call kills the program and whatever it started in its session. ``empty_folder``: each call
+    runs in a new empty folder, removed after it, instead of the working directory. Tokens are estimated, the cost is
+    unknown. Raises :class:`InputError` for an empty command.
     """
 
-    def __init__(self, command: str | Sequence[str], *, timeout: float | None = 600, model: str = "") -> None:
+    def __init__(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = 600,
+        model: str = "",
+        empty_folder: bool = False,
+    ) -> None:
         self._argv = ["/bin/sh", "-c", command] if isinstance(command, str) else [str(part) for part in command]
         if not self._argv or not self._argv[-1 if isinstance(command, str) else 0].strip():
             raise InputError("the command is empty")
         self._timeout = timeout
+        self._empty_folder = empty_folder
         self._model = model or _name(command)
 
     @property
@@ -51,8 +61,14 @@ class CommandLM:
         """One start of the program. Raises :class:`LMError`, never retryable."""
         if request.images:
             raise LMError(f"{self.model} takes text only, no images")
+        # A program may still write there while it is being killed, hence what cannot be removed is left to the system.
+        empty = tempfile.TemporaryDirectory(prefix="dszig-", ignore_cleanup_errors=True) if self._empty_folder else None
+        with empty or nullcontext() as folder:
+            return await self._answer(request, folder)
+
+    async def _answer(self, request: Request, folder: str | None) -> Reply:
         started = time.perf_counter()
-        run = _Run(await self._start())
+        run = _Run(await self._start(folder))
         done = False
         try:
             with anyio.move_on_after(self._timeout):
@@ -72,14 +88,14 @@ class CommandLM:
         usage = estimated_usage(request, text, cost=None, seconds=time.perf_counter() - started)
         return Reply(text, usage, self._model)
 
-    async def _start(self) -> asyncio.subprocess.Process:
+    async def _start(self, folder: str | None) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
         process: asyncio.subprocess.Process | None = None
         try:
             # Shielded: a call cancelled right here would leave a process that nobody knows.
             with anyio.CancelScope(shield=True):
                 process = await asyncio.create_subprocess_exec(
-                    *self._argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+                    *self._argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, start_new_session=True
                 )
         except (OSError, ValueError) as error:
             raise LMError(f"{self._model}: it could not be started: {error}") from error
