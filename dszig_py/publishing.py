@@ -12,17 +12,23 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import os
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 
+from dszig_py import telemetry
 from dszig_py.events import Event, Subscriber, worth_keeping
+from dszig_py.trace import Tracer
 
-__all__ = ["Courier", "published"]
+__all__ = ["Courier", "Listeners", "Place", "published"]
+
+Place = str | os.PathLike[str]
 
 FLUSH_SECONDS = 1.0  # how long a run that is over waits for a consumer that is behind
 
@@ -74,6 +80,41 @@ class Courier:
                     logger.warning("a consumer of events failed; the run goes on", exc_info=True)
                 self._told = True
         event()
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who a caller wants told of a run, as in the constructor of :class:`~dszig_py.RLM`: options of the same names.
+
+    ``inline``: subscribers of this library's own besides the trace and the spans.
+    """
+
+    trace: Place | Tracer | Sequence[Place | Tracer] | None = None
+    secrets: Sequence[str] = ()
+    telemetry: bool | None = None
+    on_event: Subscriber | None = None
+    verbose: bool = False
+    inline: Sequence[Subscriber] = ()
+
+    @asynccontextmanager
+    async def told(self) -> AsyncGenerator[Subscriber]:
+        """A callable that tells all of them, for as long as one run takes; in the context of whoever calls it."""
+        consumers: list[Subscriber] = [] if self.on_event is None else [self.on_event]
+        if self.verbose:
+            from dszig_py.render import progress
+
+            consumers.append(progress.verbose())
+        spans = telemetry.telemetry(self.telemetry, self.secrets)
+        with ExitStack() as stack:
+            tracers = [stack.enter_context(tracer) for tracer in self._tracers()]
+            async with published([*tracers, *([] if spans is None else [spans]), *self.inline], consumers) as tell:
+                yield tell
+
+    def _tracers(self) -> list[Tracer]:
+        if self.trace is None:
+            return []
+        places = [self.trace] if isinstance(self.trace, (str, os.PathLike, Tracer)) else self.trace
+        return [place if isinstance(place, Tracer) else Tracer(place, secrets=self.secrets) for place in places]
 
 
 @asynccontextmanager

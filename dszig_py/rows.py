@@ -21,7 +21,7 @@ SCHEMA = "dszig.trace/1"
 UNFINISHED = "unfinished: the file ends before this call does"
 # What the last row of a run adds to its first. A route and an isolation may be known only after the run began.
 _END = ("extraction", "termination", "outputs", "usage", "seconds", "route", "isolation")
-_DECIDED = ("action", "usage", "started", "decide_seconds", "compaction")  # what is known of an iteration before its code runs
+_DECIDED = ("action", "usage", "started", "decide_seconds", "compaction")  # known before its code runs
 
 
 @dataclass(frozen=True, slots=True)

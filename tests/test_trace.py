@@ -129,6 +129,15 @@ def test_a_folder_gets_a_file_a_run_and_a_file_is_replaced(tmp_path):
     assert Trajectory.load(tmp_path / "last.jsonl") == run
 
 
+def test_several_traces_of_one_run_are_alike(tmp_path):
+    """A file, a folder and a tracer of the caller's own, with secrets of its own."""
+    own = trace.Tracer(tmp_path / "own.jsonl", secrets=["first line of it"])
+    prediction = tree([tmp_path / "one.jsonl", tmp_path / "runs", own])
+    (saved,) = (tmp_path / "runs").iterdir()
+    assert saved.read_bytes() == (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "own.jsonl").read_bytes()
+    assert Trajectory.load(saved) == prediction.trajectory
+
+
 def test_nothing_is_written_where_nothing_was_run(tmp_path):
     """A refused input makes no file."""
     with pytest.raises(ValueError):
