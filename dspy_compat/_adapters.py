@@ -46,14 +46,18 @@ class CallRecorder:
 
     def usage(self, seconds: float, request: Request, text: str) -> Usage:
         """What the calls took, by their providers' word; estimated where none reported tokens. A cache hit is free."""
-        total = Usage(seconds=seconds)
+        return sum((_usage_of(entry, request, text) for entry in self.calls()), Usage(seconds=seconds))
+
+    def calls(self) -> list[Mapping[str, Any]]:
+        """The calls that were paid for: not the cache hits, which are those without usage that no tracker heard of."""
         hits = len(self.history) - len(self.paid)
+        found: list[Mapping[str, Any]] = []
         for entry in self.history or [{"usage": usage} for usage in self.paid]:
             if hits > 0 and not entry.get("usage"):
                 hits -= 1
             else:
-                total += _usage_of(entry, request, text)
-        return total
+                found.append(entry)
+        return found
 
 
 def _usage_of(entry: Mapping[str, Any], request: Request, text: str) -> Usage:

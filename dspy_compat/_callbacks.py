@@ -36,10 +36,6 @@ def subscriber(module: RLM) -> Callable[[Event], None]:
     callbacks = [*(dspy.settings.get("callbacks") or []), *module.callbacks]
     told: list[Callable[[Event], None]] = [_callback(callback, module) for callback in callbacks]
     told += status_messages(callbacks, module)
-    if module.verbose:
-        from dszig_py.render.console import printer
-
-        told.append(printer())
 
     def publish(event: Event) -> None:
         for tell in told:

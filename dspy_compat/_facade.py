@@ -1,29 +1,34 @@
 """Sub-agents from inside the REPL: ``import dspy`` there gives dspy's own stand-in, whose predictors run on the host.
 
-dspy ships the stand-in and its host side (``dspy.primitives.facade``); what is ours is the budget: each LM call of a
-sub-agent is reserved in the run's ledger first, as every call from inside code is. Their trace stays their own, since an
-optimizer could not tell whose predictor it saw.
+dspy 3.4.1 ships the stand-in and its host side (``dspy.primitives.facade``; 3.4.0 has neither, and its RLM no sub-agents);
+what is ours is the budget: each LM call of a sub-agent is reserved in the run's ledger first, as every call from inside
+code is. Their trace stays their own, since an optimizer could not tell whose predictor it saw.
 """
 
 from __future__ import annotations
 
-import logging
+import functools
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import dspy
-from dspy.primitives.facade import FacadeInvocation
 
 from dspy_compat._adapters import CallRecorder
-from dszig_py.runner import Preamble
+from dszig_py.preamble import Preamble
 from dszig_py.tools import Tool
 from dszig_py.usage import Exhausted, Ledger, Reservation, Usage
+
+try:
+    from dspy.primitives.facade import FacadeInvocation
+except ImportError:  # dspy 3.4.0
+    FacadeInvocation = None
+
+SUB_AGENTS = FacadeInvocation is not None
 
 if TYPE_CHECKING:
     from dspy_compat._module import RLM
 
-__all__ = ["NOTE", "OwnEnvironment", "sub_agents"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["SUB_AGENTS", "OwnEnvironment", "sub_agents"]
 
 NOTE = """\
 `import dspy` works for sub-agents: dspy.Predict("text -> label")(text=...), dspy.ChainOfThought(...), dspy.ReActV2(sig, \
@@ -55,47 +60,76 @@ class _Shell:
 
 
 class _Meter:
-    """Reserves the LM calls of one sub-agent call and settles them by what dspy recorded of them."""
+    """Reserves the LM calls of one sub-agent call, and settles them by what dspy recorded of them."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._held: list[Reservation] = []
+        self._held: list[list[Reservation]] = []  # by LM call: several completions of one call count as calls each
 
     def reserve(self, calls: int = 1) -> None:
+        held: list[Reservation] = []
+        self._held.append(held)
         for _ in range(calls):
             try:
-                self._held.append(self._ledger.reserve(inner=True))
+                held.append(self._ledger.reserve(inner=True))
             except Exhausted as limit:
                 raise RuntimeError(f"{limit}; SUBMIT what you have") from None
 
-    def settle(self, recorder: CallRecorder) -> None:
-        held, self._held = self._held, []
-        for reservation, entry in zip(held, recorder.history, strict=False):
-            told = entry.get("usage") or {}
-            tokens = int(told.get("prompt_tokens") or 0), int(told.get("completion_tokens") or 0)
-            usage = Usage(1, *tokens, entry.get("cost"))
-            self._ledger.settle(reservation, usage, str(entry.get("model") or "sub-agent"))
-        for reservation in held[len(recorder.history) :]:
-            self._ledger.settle(reservation, Usage(1, cost=None), "sub-agent")
+    def settle(self, recorder: CallRecorder, *, failed: bool) -> None:
+        """Calls that were paid for are filed, cache hits at nothing; what was held for calls that failed is given back.
+
+        A hit is still one of ``max_llm_calls``, as it is for ``llm_query`` here: the next prompt says how many are left,
+        and dspy's cache would miss it if the second run of a program read otherwise than the first.
+        """
+        paid = recorder.calls()
+        hits = len(recorder.history) - len(paid)
+        if not recorder.history and not paid and not failed:  # a callable, of whose calls dspy records nothing
+            paid = [{} for _ in self._held]
+        for held, entry in zip(self._held, paid, strict=False):
+            usage = entry.get("usage") or {}
+            tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+            for number, reservation in enumerate(held):  # the tokens are those of the whole call
+                spent = Usage(1, *tokens, entry.get("cost")) if number == 0 else Usage(1)
+                self._ledger.settle(reservation, spent, str(entry.get("model") or "sub-agent"))
+        for held in self._held[len(paid) : len(paid) + hits]:
+            for reservation in held:
+                self._ledger.settle(reservation, Usage(), "cached")
+        for reservation in [one for held in self._held for one in held]:
+            self._ledger.refund(reservation)  # does nothing where it is settled
 
 
-def sub_agents(module: RLM, sub_lm: Any, ledger: Ledger) -> Preamble:
-    """What makes ``import dspy`` work in the sessions of one run."""
-    meter, shell = _Meter(ledger), _Shell()
-    environment = OwnEnvironment(module.environment)
-    facade = FacadeInvocation(module.tools, environment, None, lm=sub_lm, reserve=meter.reserve)
+_meter: ContextVar[_Meter] = ContextVar(
+    "_meter"
+)  # of the sub-agent call under way: several may be, in threads of a cell
+
+
+def sub_agents(module: RLM, sub_lm: Any, ledger: Ledger, factory: Any) -> Preamble:
+    """What makes ``import dspy`` work in the sessions of one run. ``factory``: of the interpreters nested RLMs get."""
+    if not SUB_AGENTS:
+        return Preamble()
+    shell = _Shell()
+    facade = FacadeInvocation(module.tools, factory, None, lm=sub_lm, reserve=_reserve)
     facade.install(shell)
 
     def metered(function: Any) -> Any:
+        @functools.wraps(function)
         def call(**kwargs: Any) -> Any:
-            recorder = CallRecorder()
+            recorder, meter, failed = CallRecorder(), _Meter(ledger), True
+            token = _meter.set(meter)
             try:
                 with recorder.context(), dspy.context(trace=[]):
-                    return function(**kwargs)
+                    answer = function(**kwargs)
+                failed = False
+                return answer
             finally:
-                meter.settle(recorder)
+                _meter.reset(token)
+                meter.settle(recorder, failed=failed)
 
         return call
 
-    tools = {name: Tool(name, metered(function), name) for name, function in shell.tools.items()}
-    return Preamble(shell.code, tools, (NOTE,))
+    tools = {name: Tool.of(name, metered(function)) for name, function in shell.tools.items()}
+    return Preamble(tools=tools, notes=(NOTE,), on_demand={"dspy": shell.code})
+
+
+def _reserve(calls: int = 1) -> None:
+    _meter.get().reserve(calls)

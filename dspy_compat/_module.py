@@ -7,15 +7,19 @@ The field names are those of dspy's own class, so that states and demos saved fr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
 from dspy.signatures.signature import ensure_signature
 
 from dspy_compat import _run
+from dspy_compat._options import Option, Options
 from dspy_compat._signatures import Step, action_signature, check_names, extract_signature, normalized_tools
-from dszig_py import Budget, Strategy
+from dszig_py import Budget, Skill, Strategy, environments
 from dszig_py.rlm import merged_budget
+
+if TYPE_CHECKING:
+    from dszig_py.events import Event
 
 __all__ = ["RLM"]
 
@@ -23,11 +27,15 @@ __all__ = ["RLM"]
 class RLM(dspy.Module):
     """A Recursive Language Model as a DSPy module: inputs are variables of a REPL, SUBMIT gives typed outputs.
 
-    The first eight parameters are dspy.RLM's own. ``interpreter_factory`` runs the code in a DSPy interpreter; without one
-    it runs in ``environment``. ``on_failure``: "return" ends a failed run in a prediction whose ``termination`` says why,
-    "raise" raises as dspy does. ``trace_steps``: "taught" or "all", the steps optimizers see. The prediction has the
-    outputs, ``trajectory`` (list of dicts), ``final_reasoning``, ``termination`` and ``run``.
+    The first eight parameters are dspy.RLM's own (``sub_lm`` may also be a list, one by depth); ``lms``, ``child_tools``,
+    ``skills``, ``environment``, ``budget``, ``strategy``, ``check``, ``on_limit``, ``on_event``, ``trace``, ``secrets`` and ``telemetry``
+    are those of ``dszig_py.RLM``. ``on_failure``: "return" ends a failed run in a prediction whose ``termination`` says
+    why, "raise" raises as dspy does. ``trace_steps``: "taught" or "all", the steps that optimizers see. The prediction has
+    the outputs, ``trajectory`` (list of dicts), ``final_reasoning``, ``termination`` and ``run``.
     """
+
+    budget, strategy, max_output_chars = Option(), Option(), Option()
+    on_failure, on_limit, trace_steps = Option(), Option(), Option()
 
     def __init__(
         self,
@@ -41,35 +49,39 @@ class RLM(dspy.Module):
         interpreter_factory: Callable[[], Any] | None = None,
         *,
         lms: Mapping[str, Any] | None = None,
+        child_tools: Sequence[str] | None = None,
+        skills: Sequence[Skill] = (),
         environment: Any = "auto",
         budget: Budget | None = None,
         strategy: Strategy | None = None,
         check: Callable[[dict[str, Any]], str | None] | None = None,
         on_failure: Literal["return", "raise"] = "return",
+        on_limit: Literal["partial", "raise"] = "partial",
+        on_event: Callable[[Event], None] | None = None,
+        trace: Any = None,
+        secrets: Sequence[str] = (),
+        telemetry: bool | None = None,
         trace_steps: Literal["taught", "all"] = "taught",
         callbacks: list[Any] | None = None,
     ) -> None:
         super().__init__(callbacks=callbacks)
         _run.check_factory(interpreter_factory)
-        if on_failure not in {"return", "raise"}:
-            raise ValueError(f"on_failure is 'return' or 'raise', not {on_failure!r}")
-        if trace_steps not in {"taught", "all"}:
-            raise ValueError(f"trace_steps is 'taught' or 'all', not {trace_steps!r}")
+        limits = merged_budget(budget or Budget(), max_iters=max_iters, max_llm_calls=max_llm_calls)
+        self.options = Options(limits, strategy or Strategy(), max_output_chars, on_failure, on_limit, trace_steps)
         self.signature = ensure_signature(signature)
-        self._user_tools = normalized_tools(tools)
-        check_names(self.signature, self._user_tools)
-        self.budget = merged_budget(budget or Budget(), max_iters=max_iters, max_llm_calls=max_llm_calls)
-        self.max_output_chars = max_output_chars
+        self._user_tools = normalized_tools(tools, skills)
+        check_names(self.signature, self._user_tools, child_tools, helpers=self.strategy.helpers)
+        self.child_tools, self.skills = child_tools, tuple(skills)
         self.verbose = verbose
         self.sub_lm = sub_lm
         self.lms = dict(lms or {})
         self.environment = environment
-        self.strategy = strategy or Strategy()
         self.check = check
-        self.on_failure = on_failure
-        self.trace_steps = trace_steps
+        self.on_event = on_event
+        self.trace, self.secrets, self.telemetry = trace, tuple(secrets), telemetry
         self._interpreter_factory = interpreter_factory
-        self.generate_action = Step(action_signature(self.strategy))
+        action = action_signature(self.strategy, environments.language(environment), self.skills)
+        self.generate_action = Step(action, self.options)
         self.extract = Step(extract_signature(self.signature))
 
     @property
@@ -102,6 +114,10 @@ class RLM(dspy.Module):
     async def aforward(self, *, interpreter_factory: Callable[[], Any] | None = None, **inputs: Any) -> dspy.Prediction:
         """The same on the caller's event loop, which it never blocks."""
         return await _run.aforward(self, interpreter_factory, inputs, use_async=True)
+
+    def deepcopy(self) -> RLM:
+        """A copy with demos, signatures and options of its own."""
+        return _run.relinked(super().deepcopy())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(_run.migrated(state))

@@ -16,10 +16,10 @@ from dspy.utils.exceptions import AdapterParseError
 from dspy_compat._adapters import CallRecorder, in_thread
 from dszig_py import prompts
 from dszig_py.errors import LMError
+from dszig_py.language import Language
 from dszig_py.lm.base import LM, Message, Reply, Request
 from dszig_py.lm.gate import Gate
 from dszig_py.policy import View
-from dszig_py.replies import extract_code
 from dszig_py.text import truncate
 from dszig_py.trajectory import Action, Iteration
 
@@ -83,8 +83,10 @@ def stub(contract: str) -> str:
     return truncate(f"(another task's contract, variables {', '.join(names[:4])}; not shown here)", STUB_CHARS)
 
 
-def repl_history(iterations: Sequence[Iteration], max_chars: int, max_output_chars: int) -> REPLHistory:
-    """Earlier iterations as dspy's own history type, bounded as our prompts bound it."""
+def repl_history(
+    iterations: Sequence[Iteration], max_chars: int, max_output_chars: int, summary: str = ""
+) -> REPLHistory:
+    """Earlier iterations as dspy's own history type, bounded as our prompts bound it; ``summary`` stands for those before."""
     messages = prompts.history(iterations, max_chars)
     said, told = messages[::2], messages[1::2]
     entries: list[REPLEntry] = []
@@ -96,7 +98,9 @@ def repl_history(iterations: Sequence[Iteration], max_chars: int, max_output_cha
         code = iteration.action.code if whole else truncate(iteration.action.code, 1_200)
         reasoning = truncate(iteration.action.reasoning, 2_000 if whole else 300)
         entries.append(REPLEntry(reasoning=reasoning, code=code, output=observation.content))
-    return REPLHistory(entries=entries, max_output_chars=max(max_output_chars, 1))
+    if summary:
+        entries.insert(0, REPLEntry(reasoning=prompts.COMPACTED, code="", output=summary))
+    return REPLHistory(entries=entries, max_output_chars=max(max_output_chars, len(summary), 1))
 
 
 @dataclass(eq=False)
@@ -111,6 +115,7 @@ class _PredictorLM:
     steps: Steps
     price: tuple[float, float] | None = None
     prediction: Any = None
+    unreadable: AdapterParseError | None = None
 
     @property
     def model(self) -> str:
@@ -122,11 +127,11 @@ class _PredictorLM:
         try:
             with recorder.context(), self.steps.context():
                 self.prediction = await self._predict()
-        except AdapterParseError:
-            raise
+        except AdapterParseError as error:  # it was paid for all the same
+            self.unreadable = error
         except dspy.LMError as error:
             raise LMError(f"{type(error).__name__}: {error}") from error
-        text = str(self.prediction)
+        text = str(self.prediction if self.unreadable is None else getattr(self.unreadable, "lm_response", ""))
         usage = recorder.usage(time.perf_counter() - started, request, text)
         return Reply(text, usage, self.name)
 
@@ -141,6 +146,7 @@ class PredictPolicy:
     """Asks ``generate_action`` and ``extract``: dspy predictors, or any objects called with keyword arguments.
 
     ``override``: the LM that decides in place of the predictor's own, where a child run has one of its own.
+    ``raise_unreadable``: whether a reply of the root's that dspy cannot parse ends the run, as it does with dspy's class.
     """
 
     generate_action: Any
@@ -153,25 +159,40 @@ class PredictPolicy:
     steps: Steps
     max_history_chars: int
     max_output_chars: int
+    raise_unreadable: bool = False
 
     async def decide(self, view: View) -> Action:
         inputs = self._inputs(view, iteration=view.remaining or "(not limited)")
         try:
             prediction = await self._ask(self.generate_action, inputs, view, final=False)
         except AdapterParseError as error:
-            return _recovered(error)
-        return _action(getattr(prediction, "reasoning", None), getattr(prediction, "code", None))
+            if self._raises(view):
+                raise
+            return _recovered(error, view.contract.language)
+        code = getattr(prediction, "code", None)
+        return _action(getattr(prediction, "reasoning", None), code, view.contract.language)
 
     async def extract(self, view: View) -> dict[str, Any]:
         try:
             prediction = await self._ask(self.extract_predictor, self._inputs(view), view, final=True)
         except AdapterParseError:
+            if self._raises(view):
+                raise
             return {}
         names = [f.name for f in view.contract.signature.outputs]
         return {name: getattr(prediction, name) for name in names if getattr(prediction, name, None) is not None}
 
+    async def summarize(self, view: View) -> str:
+        """By the model that decides, in plain text. Not by a predictor: an optimizer would have nothing to judge it by."""
+        told = getattr(getattr(self.generate_action, "signature", None), "instructions", "")
+        chars = self.max_history_chars
+        request = prompts.summary(
+            prompts.decision(told, view.contract, view.iterations, view.remaining, chars, view.summary)
+        )
+        return (await self.gate.ask(self.lm, request, view.ledger, inner=view.ledger.depth > 0)).text
+
     def _inputs(self, view: View, **more: str) -> dict[str, Any]:
-        history = repl_history(view.iterations, self.max_history_chars, self.max_output_chars)
+        history = repl_history(view.iterations, self.max_history_chars, self.max_output_chars, view.summary)
         task = view.contract.signature.instructions
         contract = f"Task: {task}\n\n{view.contract.text}" if task else view.contract.text
         return {"variables_info": contract, "repl_history": history, **more}
@@ -184,13 +205,18 @@ class PredictPolicy:
         await self.gate.ask(
             lm, Request((Message("user", shown),)), view.ledger, inner=view.ledger.depth > 0, final=final
         )
+        if lm.unreadable is not None:
+            raise lm.unreadable
         return lm.prediction
 
+    def _raises(self, view: View) -> bool:
+        return self.raise_unreadable and view.ledger.depth == 0
 
-def _action(reasoning: Any, code: Any) -> Action:
+
+def _action(reasoning: Any, code: Any, language: Language) -> Action:
     """Dspy gives the code in a field of its own: fenced or bare, or None from a model that left it out."""
     said = reasoning if isinstance(reasoning, str) else ""
-    found = extract_code(code if isinstance(code, str) else None)
+    found = language.read(code if isinstance(code, str) else None)
     if found.cells:
         return Action(said or found.reasoning, found.cells, found.problem)
     if isinstance(code, str) and code.strip() and "```" not in code:
@@ -198,10 +224,11 @@ def _action(reasoning: Any, code: Any) -> Action:
     return Action(said, (), found.problem)
 
 
-def _recovered(error: AdapterParseError) -> Action:
+def _recovered(error: AdapterParseError, language: Language) -> Action:
     """A reply that dspy could not parse may still hold the code; if not, the model is told what was missing."""
-    found = extract_code(getattr(error, "lm_response", None))
+    found = language.read(getattr(error, "lm_response", None))
     if found.cells:
         return Action(found.reasoning, found.cells)
-    told = "Your reply could not be read: give the fields `reasoning` and `code`, the code as one ```python block."
+    block = f"the code as one ```{language.label} block"
+    told = f"Your reply could not be read: give the fields `reasoning` and `code`, {block}."
     return Action(truncate(found.reasoning, 2_000), (), told)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import dspy
 
+from dspy_compat import _interpreters
 from dspy_compat._adapters import DspyLM, tool_function
 from dspy_compat._callbacks import subscriber
 from dspy_compat._facade import OwnEnvironment, sub_agents
+from dspy_compat._interpreters import NotAnInterpreter, check_factory
 from dspy_compat._policy import PredictPolicy, Steps
-from dspy_compat._signatures import adopted
-from dspy_compat._streaming import relayed
+from dspy_compat._signatures import Step, adopted
+from dspy_compat._streaming import relayed, stream_outputs
 from dspy_compat._types import Inputs, prepared
-from dszig_py import environments, portal, runner
-from dszig_py.errors import DszigError, InputError
+from dszig_py import portal, runner
+from dszig_py.errors import DszigError, InputError, LimitReached
 from dszig_py.lm.base import LM
 from dszig_py.lm.gate import Gate
+from dszig_py.publishing import Listeners
 from dszig_py.signature import Signature
 from dszig_py.tools import Tool
 from dszig_py.trajectory import Prediction
@@ -30,7 +31,7 @@ from dszig_py.usage import Ledger
 if TYPE_CHECKING:
     from dspy_compat._module import RLM
 
-__all__ = ["aforward", "check_factory", "forward", "migrated"]
+__all__ = ["aforward", "check_factory", "forward", "migrated", "relinked"]
 
 FORCED = "The outputs were extracted from the history: the code did not SUBMIT."
 
@@ -47,31 +48,58 @@ async def aforward(
 ) -> dspy.Prediction:
     """Run once. What ends it other than an input error or a cancellation is a prediction, unless asked to raise."""
     check_inputs(module, inputs)
+    chosen = _interpreters.chosen_factory(module, factory)
     steps = Steps(module.trace_steps)
-    made = prepared(inputs)
-    plan = _plan(module, factory, steps, made, use_async)
+    made = prepared(inputs, interpreted=_interpreters.is_interpreter(chosen))
+    plan = _plan(module, chosen, steps, made, use_async)
     try:
-        prediction = await runner.run(plan, made.values, subscriber(module))
+        ended = await _run(module, plan, made.values)
+    except NotAnInterpreter as error:
+        raise TypeError(str(error)) from None
     except InputError as error:
         raise ValueError(str(error)) from error
     except DszigError as error:
         if module.on_failure == "raise" or error.prediction is None:
             raise (error.__cause__ if isinstance(error.__cause__, dspy.DSPyError) else error) from error
-        prediction = error.prediction
+        ended = error.prediction
     finally:
         steps.flush()
-    return to_dspy(prediction)
+    prediction = to_dspy(ended)
+    _raise_if_asked(module, ended, prediction)
+    if ended.termination.kind == "submitted":
+        await stream_outputs(module.extract, ended.outputs)
+    return prediction
 
 
-def _plan(module: RLM, factory: Callable[[], Any] | None, steps: Steps, made: Inputs, use_async: bool) -> runner.Plan:
+async def _run(module: RLM, plan: runner.Plan, inputs: Mapping[str, Any]) -> Prediction:
+    """The run, with everybody told of it who is to be."""
+    own = [subscriber(module)]
+    listeners = Listeners(module.trace, module.secrets, module.telemetry, module.on_event, module.verbose, own)
+    async with listeners.told() as tell:
+        return await runner.run(plan, inputs, tell)
+
+
+def _raise_if_asked(module: RLM, ended: Prediction, prediction: dspy.Prediction) -> None:
+    """Limits and failures that the loop makes outcomes of, for callers who want exceptions; these carry the prediction."""
+    why = ended.termination
+    if module.on_limit == "raise" and why.cause == "budget":
+        raise LimitReached(f"{why.kind}: {why.detail}", limit=why.kind, prediction=prediction)
+    if module.on_failure == "raise" and why.kind == "error":
+        error = DszigError(why.detail)
+        error.prediction = ended
+        raise error
+
+
+def _plan(module: RLM, chosen: Any, steps: Steps, made: Inputs, use_async: bool) -> runner.Plan:
     # Blocking calls get a limiter of their own in each run: sixty predictors in threads that each wait for a nested run
     # would wait for themselves on a shared one.
     limiter = anyio.CapacityLimiter(module.budget.max_concurrency + 4)
     root = DspyLM(lambda: getattr(module.generate_action, "lm", None) or dspy.settings.lm, limiter)
-    sub = DspyLM(lambda: _sub_lm(module), limiter)
+    subs = [DspyLM(lambda given=given: _sub_lm(module, given), limiter) for given in _by_depth(module.sub_lm)]
 
     def policy(plan: runner.Plan, lm: LM, gate: Gate) -> PredictPolicy:
-        override = _sub_lm(module) if lm is sub and module.sub_lm is not None else None
+        # A child decides on the sub-calls' model: the predictor is told so where that is another than its own.
+        override = lm.raw if lm is not root and module.sub_lm is not None else None
         return PredictPolicy(
             module.generate_action,
             module.extract,
@@ -83,72 +111,60 @@ def _plan(module: RLM, factory: Callable[[], Any] | None, steps: Steps, made: In
             steps,
             plan.strategy.max_history_chars,
             plan.max_output_chars,
+            raise_unreadable=module.on_failure == "raise",
         )
 
-    chosen = _factory(module, factory)
-    environment = environments.resolve(_environment(module, chosen))
-
-    def agents(ledger: Ledger) -> runner.Preamble:
-        own = sub_agents(module, _sub_lm(module), ledger)
-        if ledger.depth:  # a child has inputs of its own
-            return own
-        return replace(own, code="\n".join([own.code, *made.code]), notes=(*own.notes, *made.notes))
-
     tools = {name: Tool.of(name, tool_function(tool)) for name, tool in module.tools.items()}
+    named = {name: dspy.LM(lm) if isinstance(lm, str) else lm for name, lm in module.lms.items()}
     return runner.Plan(
         signature=Signature.of(module.signature),
         lms=[root],
-        sub_lms=[sub],
-        named_lms={name: DspyLM(lambda lm=lm: lm, limiter) for name, lm in module.lms.items()},
-        environment=environment,
+        sub_lms=subs,
+        named_lms={name: DspyLM(lambda lm=lm: lm, limiter) for name, lm in named.items()},
+        environment=_interpreters.environment(module, chosen),
         budget=module.budget,
         strategy=module.strategy,
         policy=policy,
         tools=tools,
-        child_tools=frozenset(tools),
+        child_tools=frozenset(tools if module.child_tools is None else module.child_tools),
         check=module.check,
         max_output_chars=module.max_output_chars,
         images=made.images,
-        preamble=None if _is_interpreter(chosen) or not module.strategy.sub_calls else agents,
+        preamble=_preamble(module, chosen, made),
+        skills=module.skills,
     )
 
 
-def _sub_lm(module: RLM) -> Any:
-    """Where sub-calls go: ``sub_lm``, else the LM set on the predictors, else dspy's; resampled as the root is."""
+def _preamble(module: RLM, chosen: Any, made: Inputs) -> Callable[[Ledger], runner.Preamble]:
+    """What a run brings into its REPL: sub-agents where code may call models, and the inputs that are made by code."""
+    factory = chosen if _interpreters.is_interpreter(chosen) else OwnEnvironment(module.environment)
+    notes = _interpreters.runtime_notes(chosen)
+
+    def preamble(ledger: Ledger) -> runner.Preamble:
+        own = runner.Preamble()
+        if module.strategy.sub_calls:
+            own = sub_agents(module, _sub_lm(module, _by_depth(module.sub_lm)[0]), ledger, factory)
+        own = replace(own, notes=(*notes, *own.notes))
+        if ledger.depth:  # a child has inputs of its own
+            return own
+        return replace(own, code="\n".join(made.code), notes=(*own.notes, *made.notes))
+
+    return preamble
+
+
+def _by_depth(sub_lm: Any) -> list[Any]:
+    return [*sub_lm] if isinstance(sub_lm, (list, tuple)) and sub_lm else [sub_lm]
+
+
+def _sub_lm(module: RLM, given: Any) -> Any:
+    """Where sub-calls go: the one given, else the LM set on the predictors, else dspy's; resampled as the root is."""
     active = getattr(module.generate_action, "lm", None) or dspy.settings.lm
-    if module.sub_lm is None:
+    if given is None:
         return active
     rollout = (getattr(active, "kwargs", None) or {}).get("rollout_id")
-    if rollout is None or not hasattr(module.sub_lm, "copy"):
-        return module.sub_lm
-    return module.sub_lm.copy(rollout_id=rollout, temperature=active.kwargs.get("temperature", 1.0))
-
-
-def _factory(module: RLM, factory: Any) -> Any:
-    """What is to run the code: as asked for in the call, in the constructor, in dspy's settings."""
-    check_factory(factory)
-    return factory or module._interpreter_factory or dspy.settings.get("interpreter_factory")
-
-
-def _is_interpreter(chosen: Any) -> bool:
-    return chosen is not None and not isinstance(chosen, OwnEnvironment)
-
-
-def _environment(module: RLM, chosen: Any) -> Any:
-    """A DSPy interpreter where one is asked for; else ours, also for an RLM nested in a REPL of ours."""
-    if not _is_interpreter(chosen):
-        return module.environment if chosen is None else chosen.environment
-    from dszig_py.environments.interpreter import InterpreterEnvironment
-
-    return InterpreterEnvironment(chosen)
-
-
-def check_factory(factory: Any) -> None:
-    """Dspy's own rule: a zero-argument callable, not an interpreter. Raises ``TypeError``."""
-    if factory is None:
-        return
-    if not callable(factory) or (hasattr(factory, "execute") and not inspect.isclass(factory)):
-        raise TypeError("interpreter_factory must be a callable that creates an interpreter, such as its class")
+    if rollout is None or not hasattr(given, "copy"):
+        return given
+    return given.copy(rollout_id=rollout, temperature=active.kwargs.get("temperature", 1.0))
 
 
 def check_inputs(module: RLM, inputs: Mapping[str, Any]) -> None:
@@ -166,17 +182,20 @@ def to_dspy(prediction: Prediction) -> dspy.Prediction:
     told = [{"reasoning": i.action.reasoning, "code": i.action.code, "output": i.observation} for i in iterations]
     submitted = prediction.termination.kind == "submitted"
     reasoning = iterations[-1].action.reasoning if iterations and submitted else FORCED
-    about = {"termination": prediction.termination, "run": prediction.trajectory}
+    about = {"trajectory": told, "final_reasoning": reasoning}
+    about |= {"termination": prediction.termination, "run": prediction.trajectory}
+    about = {name: value for name, value in about.items() if name not in prediction.outputs}
     # The outputs last: dspy.majority votes on the last field.
-    return dspy.Prediction(trajectory=told, final_reasoning=reasoning, **about, **prediction.outputs)
+    return dspy.Prediction(**about, **prediction.outputs)
 
 
 def migrated(state: dict[str, Any]) -> dict[str, Any]:
     """The state of a pickled program; one of dspy's own class gets what ours has and it lacks."""
-    if "budget" in state or "signature" not in state:
+    if "options" in state or "signature" not in state:
         return state
     from dspy_compat._module import RLM
 
+    factory = state.get("_interpreter_factory")
     fresh = RLM(
         state["signature"],
         state.get("max_iters"),
@@ -185,6 +204,7 @@ def migrated(state: dict[str, Any]) -> dict[str, Any]:
         state.get("verbose", False),
         list((state.get("_user_tools") or {}).values()),
         state.get("sub_lm"),
+        None if factory is dspy.PythonInterpreter else factory,  # dspy's default gives way to ours
     )
     for name in ("generate_action", "extract"):
         stock = state.get(name)
@@ -196,9 +216,8 @@ def migrated(state: dict[str, Any]) -> dict[str, Any]:
     return {**fresh.__dict__, "_compiled": state.get("_compiled", False)}
 
 
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The loop this is called on, if any."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+def relinked(module: RLM) -> RLM:
+    """A copy, whose predictor and options may have been copied one by one: dspy does that where it cannot copy the whole."""
+    if isinstance(module.generate_action, Step):
+        module.generate_action.options = module.options
+    return module

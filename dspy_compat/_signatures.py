@@ -9,16 +9,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import dspy
-from dspy.primitives.facade import is_reserved_sandbox_name
 from dspy.primitives.repl_types import REPLHistory
 
-from dszig_py.prompts import INSTRUCTIONS
-from dszig_py.signature import REPL_NAMES
+from dspy_compat._facade import SUB_AGENTS
+from dspy_compat._options import Options
+from dszig_py.language import Language
+from dszig_py.prompts import INSTRUCTIONS, READING
+from dszig_py.signature import REPL_NAMES, Signature
+from dszig_py.skills import Skill, instructed
 from dszig_py.strategy import Strategy
 
 __all__ = ["Step", "action_signature", "adopted", "check_names", "extract_signature", "normalized_tools"]
 
-RESULT_NAMES = frozenset({"trajectory", "final_reasoning", "termination", "run"})
+# dspy.RLM's own two. An output may be called termination or run, as it may there: it then stands in that place.
+RESULT_NAMES = frozenset({"trajectory", "final_reasoning"})
 
 EXTRACT = """\
 The work on a task has ended without a SUBMIT. From the contract and what was done in the REPL, give the outputs as far as what \
@@ -42,8 +46,12 @@ class Step(dspy.Predict):
 
     dspy shares signature classes between copies, so an optimizer that edits one in place (InferRules) would edit the
     original too. Demos without a single field of the signature (LabeledFewShot's rows, which carry whole contexts) never
-    reach a prompt and are not saved.
+    reach a prompt and are not saved. ``options``: the module's own, which go into states beside what was learned.
     """
+
+    def __init__(self, signature: Any, options: Options | None = None) -> None:
+        super().__init__(signature)
+        self.options = options
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Step:
         new = type(self).__new__(type(self))
@@ -57,27 +65,34 @@ class Step(dspy.Predict):
         kept = self.demos
         self.demos = [demo for demo in kept if any(name in demo for name in self.signature.fields)]
         try:
-            return super().dump_state(json_mode=json_mode)
+            state = super().dump_state(json_mode=json_mode)
         finally:
             self.demos = kept
+        told = self.options.dump() if self.options is not None else {}
+        return {**state, "rlm": told} if told else state
 
     def load_state(self, state: dict[str, Any], **options: Any) -> Step:
         """Instructions, demos and LM are taken; saved field rows are not: they match by position, whatever they name."""
         before = self.signature
-        super().load_state(state, **options)
+        super().load_state({name: value for name, value in state.items() if name != "rlm"}, **options)
+        if self.options is not None:
+            self.options.load(state.get("rlm") or {})
         self.signature = before.with_instructions(adopted(self.signature.instructions, before.instructions))
         return self
 
 
-def action_signature(strategy: Strategy) -> Any:
+def action_signature(strategy: Strategy, language: Language, skills: Sequence[Skill] = ()) -> Any:
     """contract, history, what is left -> reasoning, code; under dspy.RLM's own field names."""
+    own = language.instructions or INSTRUCTIONS[strategy.prompt]
+    told = instructed(own, [(skill.name, skill.instructions) for skill in skills])
+    code = f"{language.name} to run next, as one ```{language.label} block"
     return (
-        dspy.Signature({}, INSTRUCTIONS[strategy.prompt])
+        dspy.Signature({}, told)
         .append("variables_info", dspy.InputField(desc="The contract: variables, functions, how to SUBMIT"), type_=str)
         .append("repl_history", dspy.InputField(desc="What was run so far, and what it showed"), type_=REPLHistory)
         .append("iteration", dspy.InputField(desc="What is left of the budget"), type_=str)
         .append("reasoning", dspy.OutputField(desc="What is known, what is next"), type_=str)
-        .append("code", dspy.OutputField(desc="Python to run next, as one ```python block"), type_=str)
+        .append("code", dspy.OutputField(desc=code), type_=str)
     )
 
 
@@ -88,14 +103,15 @@ def extract_signature(signature: Any) -> Any:
     return made.prepend("variables_info", dspy.InputField(desc="The contract of the task"), type_=str)
 
 
-def normalized_tools(tools: Sequence[Any] | None) -> dict[str, Any]:
-    """Tools by name, as ``dspy.Tool``. Raises ``TypeError`` and ``ValueError`` where dspy.RLM does."""
+def normalized_tools(tools: Sequence[Any] | None, skills: Sequence[Skill] = ()) -> dict[str, Any]:
+    """Tools by name, those of skills too, as ``dspy.Tool``. Raises ``TypeError`` and ``ValueError`` where dspy.RLM does."""
     if isinstance(tools, dict):
         raise TypeError(
             "tools must be a list, not a dict: give [function, ...] or [dspy.Tool(function, name=...), ...]"
         )
     named: dict[str, Any] = {}
-    for tool in tools or ():
+    taught = [dspy.Tool(function, name=name) for skill in skills for name, function in skill.named_tools.items()]
+    for tool in (*(tools or ()), *taught):
         if not callable(tool):
             raise TypeError(f"Tool {tool!r} must be callable, got {type(tool).__name__}")
         made = tool if isinstance(tool, dspy.Tool) else dspy.Tool(tool)
@@ -106,11 +122,16 @@ def normalized_tools(tools: Sequence[Any] | None) -> dict[str, Any]:
     return named
 
 
-def check_names(signature: Any, tools: dict[str, Any]) -> None:
-    """Names that something else owns. Raises ``ValueError`` saying which."""
-    reserved = {
-        name for name in (*tools, *signature.input_fields) if name in REPL_NAMES or is_reserved_sandbox_name(name)
-    }
+def _of_sub_agents(name: str) -> bool:
+    """Whether dspy's stand-in inside the REPL owns the name."""
+    return SUB_AGENTS and (name == "dspy" or name.startswith(("_dspy", "__dspy")))
+
+
+def check_names(signature: Any, tools: dict[str, Any], child_tools: Sequence[str] | None, *, helpers: bool) -> None:
+    """Names that something else owns, or that nothing has. Raises ``ValueError`` saying which."""
+    reserved = {name for name in (*tools, *signature.input_fields) if name in REPL_NAMES or _of_sub_agents(name)}
+    if unknown := sorted(set(child_tools or ()) - set(tools)):
+        raise ValueError(f"child_tools names {unknown}, which tools does not have")
     for name in tools:
         if not name.isidentifier() or keyword.iskeyword(name):
             raise ValueError(f"Invalid tool name '{name}': must be a valid Python identifier and not a keyword")
@@ -124,3 +145,6 @@ def check_names(signature: Any, tools: dict[str, Any]) -> None:
         raise ValueError(f"Input fields conflict with user tools: {taken}")
     if taken := sorted(set(signature.output_fields) & RESULT_NAMES):
         raise ValueError(f"Output fields conflict with RLM result metadata: {taken}")
+    if helpers and (taken := sorted({*signature.input_fields, *tools} & set(READING))):
+        raise ValueError(f"Strategy(helpers=True) brings {', '.join(READING)}: {taken} need other names")
+    Signature.of(signature)  # whatever else of it cannot be run is told now, not at the first call

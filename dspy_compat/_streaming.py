@@ -9,16 +9,17 @@ and ``rlm_sub_call_start_status_message(instance, kind)``, each giving a text or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio.from_thread
 import dspy
-from dspy.streaming.messages import StatusMessage, StatusStreamingCallback
+from dspy.streaming.messages import StatusMessage, StatusStreamingCallback, StreamResponse
+from pydantic_core import to_json
 
 from dszig_py.events import Event, IterationStarted, SubCallStarted
 
-__all__ = ["Relay", "relayed", "status_messages"]
+__all__ = ["Relay", "relayed", "status_messages", "stream_outputs"]
 
 
 class Relay:
@@ -69,3 +70,21 @@ def status_messages(callbacks: list[Any], module: Any) -> list[Callable[[Event],
         return tell
 
     return [teller(provider) for provider in providers]
+
+
+async def stream_outputs(extract: Any, outputs: Mapping[str, Any]) -> None:
+    """Tell the listeners to outputs what SUBMIT gave, each in one piece.
+
+    dspy binds a listener to the predictor that has its field, which is ``extract``; after a SUBMIT no model ever writes it.
+    """
+    stream = dspy.settings.send_stream
+    for listener in (dspy.settings.get("stream_listeners") or []) if stream is not None else []:
+        name = listener.signature_field_name
+        if listener.predict is not extract or outputs.get(name) is None:
+            continue
+        if listener.stream_end and not listener.allow_reuse:
+            continue
+        listener.stream_start = listener.stream_end = True  # so that dspy knows the field was streamed
+        value = outputs[name]
+        text = value if isinstance(value, str) else to_json(value, fallback=str).decode()
+        await stream.send(StreamResponse(listener.predict_name, name, text, is_last_chunk=True))

@@ -40,11 +40,16 @@ class Inputs:
         return (IMAGE_NOTE,) if self.images else ()
 
 
-def prepared(inputs: Mapping[str, Any]) -> Inputs:
-    """``inputs`` with DSPy's kinds replaced by what can be bound; everything else as it is."""
+def prepared(inputs: Mapping[str, Any], *, interpreted: bool) -> Inputs:
+    """``inputs`` with DSPy's kinds replaced by what can be bound; everything else as it is.
+
+    ``interpreted``: for an interpreter of dspy's, which lets a ``SandboxSerializable`` in as itself.
+    """
     made = Inputs()
     for name, value in inputs.items():
-        if isinstance(value, SandboxSerializable):
+        if isinstance(value, SandboxSerializable) and interpreted:
+            made.values[name] = Prepared(value, type(value).__name__, "", _preview(value))
+        elif isinstance(value, SandboxSerializable):
             made.values[name] = _serialized(made, name, value)
         elif isinstance(value, dspy.Image):
             handle = _handle(made, name, value)
@@ -81,5 +86,9 @@ def _serialized(made: Inputs, name: str, value: SandboxSerializable) -> Prepared
     made.code.append(
         "\n".join(part for part in (f"{raw} = {name}", setup, value.sandbox_assignment(name, raw)) if part)
     )
-    preview = value.rlm_preview() + (f"\n     already run: {setup}" if setup else "")
-    return Prepared(data, type(value).__name__, "", preview)
+    return Prepared(data, type(value).__name__, "", _preview(value))
+
+
+def _preview(value: SandboxSerializable) -> str:
+    setup = value.sandbox_setup()
+    return value.rlm_preview() + (f"\n     already run: {setup}" if setup else "")

@@ -22,6 +22,7 @@ from dszig_py.strategy import Strategy
 from dszig_py.usage import Budget, Usage
 
 if TYPE_CHECKING:
+    from dszig_py.documents import Document, read_document
     from dszig_py.sessions import Session
     from dszig_py.trajectory import Prediction, Termination, Trajectory
 
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "RLM",
     "Budget",
+    "Document",
     "DszigError",
     "EnvironmentFailure",
     "Evidence",
@@ -49,13 +51,16 @@ __all__ = [
     "Termination",
     "Trajectory",
     "Usage",
+    "read_document",
 ]
 
 _LATER = {
+    "Document": "documents",
     "Prediction": "trajectory",
     "Session": "sessions",
     "Termination": "trajectory",
     "Trajectory": "trajectory",
+    "read_document": "documents",
 }
 
 

@@ -10,10 +10,12 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, cast, get_origin
 
 from dszig_py import evidence
+from dszig_py.documents import Document
 from dszig_py.errors import InputError
+from dszig_py.language import PYTHON, Language
 from dszig_py.previews import preview, size_text
 from dszig_py.signature import Field, Signature, type_text
 from dszig_py.text import clean
@@ -59,7 +61,8 @@ class Contract:
     """What one run's model may use and must deliver.
 
     ``callables``: (name, signature, one line of documentation) of everything the code may call besides SUBMIT.
-    ``check``: the caller's own last word on validated outputs; a message sends the model back.
+    ``check``: the caller's own last word on validated outputs; a message sends the model back. ``language``: what the code
+    is written in.
     """
 
     signature: Signature
@@ -67,11 +70,12 @@ class Contract:
     callables: tuple[tuple[str, str, str], ...] = ()
     notes: tuple[str, ...] = ()
     check: Callable[[dict[str, Any]], str | None] | None = field(default=None, repr=False)
+    language: Language = field(default=PYTHON, repr=False)
 
     @functools.cached_property
     def text(self) -> str:
         """The contract as the model reads it; constant during a run."""
-        parts = [_variables_text(self.variables), _callables_text(self.callables), self.submit_text]
+        parts = [_variables_text(self.variables), _callables_text(self.callables, self.language), self.submit_text]
         if self.notes:
             parts.append("\n".join(self.notes))
         return clean("\n\n".join(part for part in parts if part))
@@ -80,7 +84,7 @@ class Contract:
     def submit_text(self) -> str:
         """How to call SUBMIT, with types and constraints."""
         outputs = self.signature.outputs
-        lines = [f"Finish with SUBMIT({', '.join(f'{f.name}: {type_text(f.type)}' for f in outputs)})."]
+        lines = [f"Finish with {self.usage}."]
         for f in outputs:
             schema = _schema_text(f.type)
             if f.desc or schema:
@@ -90,7 +94,8 @@ class Contract:
     @functools.cached_property
     def usage(self) -> str:
         """The call itself, for error messages."""
-        return f"SUBMIT({', '.join(f'{f.name}: {type_text(f.type)}' for f in self.signature.outputs)})"
+        outputs = ", ".join(f"{f.name}: {type_text(f.type)}" for f in self.signature.outputs)
+        return f"{self.language.finish}({outputs})"
 
     def off_loop(self, kwargs: Mapping[str, Any], args: Sequence[Any] = ()) -> bool:
         """Whether judging these values may take long: large, or of classes with validators of their own."""
@@ -116,11 +121,11 @@ class Contract:
                 problems.append(f"{f.name}: {error}")
         problems += self._unfounded(outputs)
         if problems:
-            raise SubmissionRefused(f"SUBMIT was refused: {'; '.join(problems)}. Call {self.usage}.")
+            raise SubmissionRefused(f"{self.language.finish} was refused: {'; '.join(problems)}. Call {self.usage}.")
         if self.check is not None:
             message = _ask(self.check, outputs)
             if message:
-                raise SubmissionRefused(f"SUBMIT was refused: {message}")
+                raise SubmissionRefused(f"{self.language.finish} was refused: {message}")
         return outputs
 
     def _unfounded(self, outputs: Mapping[str, Any]) -> list[str]:
@@ -179,6 +184,7 @@ def compile_contract(
     show: Sequence[str] = (),
     notes: Sequence[str] = (),
     check: Callable[[dict[str, Any]], str | None] | None = None,
+    language: Language = PYTHON,
 ) -> Contract:
     """Bind ``inputs`` to ``signature``. Raises :class:`InputError` for missing, surplus and mistyped inputs, and
     :class:`SignatureError` for an output of a type that cannot be judged.
@@ -199,7 +205,7 @@ def compile_contract(
     variables = tuple(
         _variable(f, inputs[f.name], SHOW_CHARS if f.name in show else PREVIEW_CHARS) for f in signature.inputs
     )
-    return Contract(signature, variables, tuple(callables), tuple(notes), check)
+    return Contract(signature, variables, tuple(language.told(callables)), tuple(notes), check, language)
 
 
 def _variable(f: Field, value: Any, limit: int) -> Variable:
@@ -212,6 +218,8 @@ def _variable(f: Field, value: Any, limit: int) -> Variable:
 
 def _input(f: Field, value: Any) -> Any:
     """The value as declared. ``str`` is also the type of a field that declared none, so it takes whatever comes."""
+    if isinstance(value, Document):
+        value = value.texts if get_origin(f.type) is list else value.text
     if f.type is str or f.type is Any:
         return value
     judge = adapter(f.type)
@@ -240,12 +248,10 @@ def _variables_text(variables: Sequence[Variable]) -> str:
     return "\n".join(lines)
 
 
-def _callables_text(callables: Sequence[tuple[str, str, str]]) -> str:
+def _callables_text(callables: Sequence[tuple[str, str, str]], language: Language) -> str:
     if not callables:
         return ""
-    return "\n".join(
-        ["Functions in the REPL:", *(f"  {sig}: {doc}" if doc else f"  {sig}" for _, sig, doc in callables)]
-    )
+    return "\n".join([language.heading, *(f"  {sig}: {doc}" if doc else f"  {sig}" for _, sig, doc in callables)])
 
 
 def _schema_text(tp: Any) -> str:

@@ -10,7 +10,7 @@ from dszig_py import prompts
 from dszig_py.contract import Contract
 from dszig_py.lm.base import LM, Request
 from dszig_py.lm.gate import Gate, OnText
-from dszig_py.replies import extract_code, read_json
+from dszig_py.replies import read_json
 from dszig_py.trajectory import Action, Iteration
 from dszig_py.usage import Ledger
 
@@ -60,7 +60,7 @@ class ChatPolicy:
     async def decide(self, view: View) -> Action:
         request = self._request(view)
         reply = await self.gate.ask(self.lm, request, view.ledger, inner=view.ledger.depth > 0, on_text=view.on_text)
-        found = extract_code(reply.text)
+        found = view.contract.language.read(reply.text)
         return Action(found.reasoning, found.cells, found.problem)
 
     async def extract(self, view: View) -> dict[str, Any]:

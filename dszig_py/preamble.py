@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 
 from dszig_py import citing, prompts, reading, skills
 from dszig_py.environments.base import Session
-from dszig_py.errors import EnvironmentFailure
+from dszig_py.errors import EnvironmentFailure, InputError
 from dszig_py.evidence import asked_for
+from dszig_py.language import PYTHON, Language
 from dszig_py.signature import Signature
 from dszig_py.skills import Skill
 from dszig_py.strategy import Strategy
 from dszig_py.tools import Tool
 
-__all__ = ["Brought", "Preamble", "standard"]
+__all__ = ["Brought", "Preamble", "standard", "written_in"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,21 @@ def standard(strategy: Strategy, signature: Signature, taught: Sequence[Skill]) 
     if taught:
         found.append(Preamble(skills.module_code(taught), notes=tuple(skills.notes(taught))))
     return found
+
+
+def written_in(language: Language, preambles: Sequence[Preamble]) -> list[Preamble]:
+    """``preambles`` as a REPL of this language can have them: what would only come on demand is left out where the language
+    is not Python. Raises :class:`InputError` for code that the run cannot do without.
+    """
+    if language is PYTHON:
+        return list(preambles)
+    if code := next((p.code for p in preambles if p.code), ""):
+        told = ", ".join(name for p in preambles for name, *_ in p.callables) or f"{code.strip():.80}"
+        raise InputError(
+            f"the REPL's language is {language.label}, in which no Python runs; this run would bring some ({told}). "
+            "Leave out Strategy(helpers=True), evidence outputs and skills with modules, or choose another environment"
+        )
+    return [preamble for preamble in preambles if not preamble.on_demand]
 
 
 @functools.cache

@@ -3,6 +3,8 @@
 What the texts say comes from the paper's findings (arXiv:2512.24601, section on emergent strategies), from what DSPy's own
 RLM says, and from what models are seen to get wrong: one sub-call a line instead of packed ones, answers retyped from
 memory, sub-calls on inputs that fit a screen, an empty search taken for an answer.
+
+All of it is about Python: an environment with another language brings its own instructions and forms of calls.
 """
 
 from __future__ import annotations
@@ -223,29 +225,32 @@ def decision(
     task = contract.signature.instructions
     first = f"{f'Task: {task}{chr(10)}{chr(10)}' if task else ''}{contract.text}"
     messages = [Message("system", instructions), Message("user", first)]
-    return Request((*messages, *history(iterations, max_history_chars, summary)), remaining=left)
+    told = history(iterations, max_history_chars, summary, contract.language.label)
+    return Request((*messages, *told), remaining=left)
 
 
-def history(iterations: Sequence[Iteration], max_chars: int, summary: str = "") -> list[Message]:
+def history(iterations: Sequence[Iteration], max_chars: int, summary: str = "", label: str = "python") -> list[Message]:
     """Earlier iterations as a conversation of at most about ``max_chars`` characters and the newest one, however many.
 
     The newest iterations stand whole, older ones shortened, the oldest are only counted. Which is which changes in
     steps: when the whole ones pass half of ``max_chars``, all but the newest quarter are shortened; when the shortened
     ones then pass an eighth, all but the newest sixteenth are left out. Between two steps each conversation is a prefix
     of the next one, so that provider caches hit; and as none grows for ever, a run's prompts add up linearly. The
-    newest observation is always whole. ``summary`` stands for what came before ``iterations``.
+    newest observation is always whole. ``summary`` stands for what came before ``iterations``, ``label`` at the fences of code.
     """
     short = max(200, max_chars // 200)
     told: list[tuple[Message, Message]] = []  # as it stands now, whole or shortened
     left_out = first_whole = whole_chars = short_chars = 0
     for number, iteration in enumerate(iterations):
-        told.append((Message("assistant", _said(iteration.action, 4_000)), Message("user", iteration.observation)))
+        told.append(
+            (Message("assistant", _said(iteration.action, 4_000, label)), Message("user", iteration.observation))
+        )
         whole_chars += _chars(told[number])
         if whole_chars <= max_chars // 2:
             continue
         while first_whole < number and whole_chars > max_chars // 4:
             whole_chars -= _chars(told[first_whole])
-            told[first_whole] = _shortened(iterations[first_whole], short)
+            told[first_whole] = _shortened(iterations[first_whole], short, label)
             short_chars += _chars(told[first_whole])
             first_whole += 1
         if short_chars > max_chars // 8:
@@ -264,16 +269,16 @@ def _chars(messages: Sequence[Message]) -> int:
     return sum(len(message.content) for message in messages)
 
 
-def _shortened(iteration: Iteration, limit: int) -> tuple[Message, Message]:
+def _shortened(iteration: Iteration, limit: int, label: str) -> tuple[Message, Message]:
     """An iteration with its texts cut: code to four times ``limit``, as later code may call what it defines."""
     action = iteration.action
     cut = replace(action, cells=(truncate(action.code, 4 * limit),) if action.cells else ())
-    return Message("assistant", _said(cut, limit)), Message("user", truncate(iteration.observation, limit))
+    return Message("assistant", _said(cut, limit, label)), Message("user", truncate(iteration.observation, limit))
 
 
-def _said(action: Action, reasoning_chars: int) -> str:
+def _said(action: Action, reasoning_chars: int, label: str) -> str:
     reasoning = truncate(action.reasoning, reasoning_chars)
-    cells = [f"```python\n{cell}\n```" for cell in action.cells]
+    cells = [f"```{label}\n{cell}\n```" for cell in action.cells]
     return "\n\n".join([*([reasoning] if reasoning else []), *cells]) or "(empty reply)"
 
 
@@ -330,7 +335,8 @@ def extraction(
 ) -> Request:
     """The prompt of the closing call, which reads the history and fills the outputs."""
     names = ", ".join(f.name for f in contract.signature.outputs)
-    done = "\n\n".join(f"[{m.role}]\n{m.content}" for m in history(iterations, max_history_chars, summary))
+    told = history(iterations, max_history_chars, summary, contract.language.label)
+    done = "\n\n".join(f"[{m.role}]\n{m.content}" for m in told)
     task = contract.signature.instructions
     parts = [EXTRACTION.format(names=names), f"Task: {task}" if task else "", contract.text, f"What was done:\n{done}"]
     return Request((Message("user", "\n\n".join(part for part in parts if part)),))

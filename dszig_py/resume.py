@@ -38,7 +38,7 @@ def _begun(rlm: RLM, inputs: Mapping[str, Any]) -> Journal:
         given = {name: codec.encode_strictly(value) for name, value in inputs.items()}
     except TypeError as error:
         raise InputError(f"a resumable run needs inputs that can be written down: {error}") from None
-    return Journal.begin(beside(cast("str", rlm.trace)), {"options": options(rlm), "inputs": given})
+    return Journal.begin(beside(cast("str", rlm.resumable)), {"options": options(rlm), "inputs": given})
 
 
 def options(rlm: RLM) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def constructed(rlm: type[RLM], journal: Journal, trace: str | os.PathLike[str],
     if "signature" not in given:
         types = cast("Mapping[str, Any]", given.get("types") or {})
         saved["signature"] = Signature.parse(saved["signature"], types=types, instructions=instructions)
-    arguments: dict[str, Any] = {**saved, **given, "trace": trace, "resumable": True}
+    arguments: dict[str, Any] = {**saved, "trace": trace, **given, "resumable": os.fspath(trace)}
     return rlm(**arguments)
 
 

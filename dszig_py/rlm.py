@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dszig_py import environments
 from dszig_py import lm as lms_
 from dszig_py.errors import InputError, LimitReached
+from dszig_py.language import language_of
 from dszig_py.signature import REPL_NAMES, Signature
 from dszig_py.skills import Skill, instructed, with_packages
 from dszig_py.strategy import Strategy
@@ -54,7 +55,7 @@ class RLM:
     ``stream_tokens``: the root's reply as it comes, where the provider streams (default: for ``stream`` and ``astream``
     alone). ``trace``: a JSONL file, replaced by each run, or a folder, which gets one a run, written as the run goes (or
     a :class:`~dszig_py.trace.Tracer`, or a list of these); ``resumable``: beside that file everything is kept that
-    :meth:`resume` needs, whole inputs and replies; ``secrets``: values that are never written there, besides
+    :meth:`resume` needs, whole inputs and replies (or beside the path given here); ``secrets``: values that are never written there, besides
     those of providers' keys in the environment. ``telemetry``: OpenTelemetry spans (default: where the program has
     configured a tracer provider; see ``dszig_py.telemetry``).
 
@@ -88,7 +89,7 @@ class RLM:
         on_event: Callable[[Event], None] | None = None,
         stream_tokens: bool | None = None,
         trace: Place | Tracer | Sequence[Place | Tracer] | None = None,
-        resumable: bool = False,
+        resumable: bool | Place = False,
         secrets: Sequence[str] = (),
         telemetry: bool | None = None,
     ) -> None:
@@ -119,9 +120,10 @@ class RLM:
         self.on_event = on_event
         self.stream_tokens = stream_tokens
         self.trace = trace
-        self.resumable = resumable
-        if resumable and (not isinstance(trace, (str, os.PathLike)) or not os.path.splitext(trace)[1]):
+        beside = trace if resumable is True else resumable
+        if beside is not False and not (isinstance(beside, (str, os.PathLike)) and os.path.splitext(beside)[1]):
             raise InputError("resumable=True keeps a run beside its trace: give trace= one file, such as run.jsonl")
+        self.resumable = beside or None
         self.secrets = tuple(secrets)
         self.telemetry = telemetry
         self._lm, self._sub_lm, self._lms = lm, sub_lm, dict(lms or {})
@@ -179,7 +181,7 @@ class RLM:
 
     @classmethod
     def resume(
-        cls, trace: str | os.PathLike[str], *, inputs: Mapping[str, Any] | None = None, **options: Any
+        cls, trace: str | os.PathLike[str], /, *, inputs: Mapping[str, Any] | None = None, **options: Any
     ) -> Prediction:
         """Go on with the run of a ``trace`` whose process died: RLM(..., trace=..., resumable=True).
 
@@ -208,7 +210,7 @@ class RLM:
         plan = self.plan()
         if adapt is not None:
             plan = adapt(plan)
-        elif self.resumable:
+        elif self.resumable is not None:
             from dszig_py import resume
 
             plan = await resume.journaled(self, plan, inputs)
@@ -259,7 +261,8 @@ def _chat_policy(plan: Plan, lm: LM, gate: Gate) -> Policy:
     from dszig_py.policy import ChatPolicy
     from dszig_py.prompts import INSTRUCTIONS
 
-    instructions = instructed(INSTRUCTIONS[plan.strategy.prompt], [(s.name, s.instructions) for s in plan.skills])
+    own = language_of(plan.environment).instructions or INSTRUCTIONS[plan.strategy.prompt]
+    instructions = instructed(own, [(s.name, s.instructions) for s in plan.skills])
     return ChatPolicy(lm, gate, instructions, plan.strategy.max_history_chars)
 
 

@@ -16,10 +16,11 @@ from dszig_py.environments.base import CallRefused, CellLimits, Environment, Exe
 from dszig_py.errors import InputError, LMError
 from dszig_py.events import Event, TokensArrived
 from dszig_py.host import RunHost
+from dszig_py.language import language_of
 from dszig_py.lm.base import LM, price_known
 from dszig_py.lm.gate import Gate, OnText
 from dszig_py.policy import Policy, View
-from dszig_py.preamble import Brought, Preamble, standard
+from dszig_py.preamble import Brought, Preamble, standard, written_in
 from dszig_py.recording import Decision, Recording, joined
 from dszig_py.signature import Signature
 from dszig_py.skills import Skill
@@ -123,7 +124,8 @@ class _Run:
         sub_lm = plan.sub_lm(ledger.depth)
         allowed = plan.strategy.sub_calls
         own = [plan.preamble(ledger)] if plan.preamble is not None else []
-        self.brought = Brought([*standard(plan.strategy, plan.signature, plan.skills), *own])
+        brought = [*standard(plan.strategy, plan.signature, plan.skills), *own]
+        self.brought = Brought(written_in(language_of(plan.environment), brought))
         tools = {**plan.tools, **self.brought.tools}
         self.host = RunHost(
             self.record.id, ledger, gate, sub_lm, plan.named_lms, tools, publish, self._spawn, allowed, plan.images
@@ -141,6 +143,7 @@ class _Run:
             show=self.plan.strategy.show,
             notes=[*prompts.contract_notes(list(self.plan.named_lms)), *self.brought.notes],
             check=self.plan.check,
+            language=language_of(self.plan.environment),
         )
 
     async def go(self) -> Prediction:
@@ -316,7 +319,9 @@ class _Run:
 
     def _out_of_time(self) -> None:
         seconds = self.plan.budget.max_seconds
-        self.record.end("max_seconds", "budget", "the time is used" if seconds is None else f"the {seconds:g} s are used")
+        self.record.end(
+            "max_seconds", "budget", "the time is used" if seconds is None else f"the {seconds:g} s are used"
+        )
 
 
 def _seconds_left(deadline: float | None) -> float | None:

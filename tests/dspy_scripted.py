@@ -1,62 +1,14 @@
-"""A ``dspy.LM`` whose engine is a function, with the prompts it was sent."""
+"""Scripts for a ``dspy.LM`` that answers by a function (``dspy_compat.testing``): replies as dspy reads them."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-import dspy
-from dspy.lm15 import Message, Response, TextPart, Usage, response_to_events
+from dspy_compat.testing import FunctionEngine as Engine
+from dspy_compat.testing import function_lm
 
-ACTION = "[[ ## code ## ]]"
-
-
-class Engine:
-    """Answers by ``script(prompt)``; an exception the script returns is raised."""
-
-    def __init__(self, script: Any) -> None:
-        self.script = script
-        self.prompts: list[str] = []
-        self.requests: list[Any] = []
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
-        return self  # copies of an LM are the same model
-
-    def complete(self, request: Any) -> Response:
-        system = request.system if isinstance(request.system, str) else "".join(p.text for p in request.system or ())
-        texts = ["".join(getattr(p, "text", "") or f"<{type(p).__name__}>" for p in m.parts) for m in request.messages]
-        prompt = "\n\n".join([system, *texts])
-        self.prompts.append(prompt)
-        self.requests.append(request)
-        reply = self.script(prompt, texts[-1])
-        if isinstance(reply, BaseException):
-            raise reply
-        usage = Usage(
-            input_tokens=len(prompt) // 4, output_tokens=len(reply) // 4, total_tokens=len(prompt + reply) // 4
-        )
-        message = Message.assistant([TextPart(reply)])
-        return Response(id=None, model="scripted", message=message, finish_reason="stop", usage=usage)
-
-    def stream(self, request: Any) -> Any:
-        return response_to_events(self.complete(request))
-
-    def close(self) -> None: ...
-
-
-class AsyncEngine:
-    """The same for ``acall``."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    async def complete(self, request: Any) -> Response:
-        return self.engine.complete(request)
-
-    async def stream(self, request: Any) -> Any:
-        for event in self.engine.stream(request):
-            yield event
-
-    async def aclose(self) -> None: ...
+__all__ = ["Engine", "asked", "done", "fields", "is_action", "lm", "step", "steps"]
 
 
 def fields(**values: Any) -> str:
@@ -88,11 +40,8 @@ def done(last: str) -> int:
 
 def lm(script: Any, model: str = "scripted", **options: Any) -> Any:
     """A ``dspy.LM`` that answers by ``script(whole prompt, last message)``; ``lm.engine_.prompts`` is what it was sent."""
-    engine = Engine(script)
-    made = dspy.LM(
-        model, engine=engine, async_engine=AsyncEngine(engine), **{"cache": False, "num_retries": 0, **options}
-    )
-    made.engine_ = engine
+    made = function_lm(script, model, **options)
+    made.engine_ = made.function_engine
     return made
 
 

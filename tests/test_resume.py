@@ -15,6 +15,7 @@ import pytest
 from scripted_server import Answer, ScriptedServer
 
 from dszig_py import RLM, InputError, LMError, ReplayMismatch, Strategy, Trajectory
+from dszig_py.cli import main
 from dszig_py.lm import ScriptedLM
 
 SIGNATURE = "text: str -> answer: list[str]"
@@ -180,3 +181,23 @@ def test_what_cannot_be_resumed_is_refused(tmp_path):
         RLM.resume(tmp_path / "run.jsonl", lm=ScriptedLM([]))
     assert json.loads(lines[1])["resume"]["inputs"] == {"text": "t"}
     assert os.path.exists(journal)
+
+
+def test_the_command_line_resumes_a_run(tmp_path, capsys, monkeypatch):
+    """Begun with --resumable; gone on with by its trace, models by their names; wrong use says what to give."""
+    monkeypatch.setenv("DSZIG_RUNS_DIR", str(tmp_path / "runs"))
+    trace = str(tmp_path / "run.jsonl")
+    with ScriptedServer() as server:
+        server.script([cell("n = len(text)\nprint(n)"), Answer("no more", status=400), cell("SUBMIT(answer=str(n))")])
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-loopback")
+        started = ["run", "text -> answer", "--text", "hello", "-m", "openai/x", "--trace", trace, "--resumable", "-q"]
+        assert main(started) == 1
+        assert "no more" in capsys.readouterr().err
+        assert main(["resume", trace, "-q"]) == 0
+        assert capsys.readouterr().out == "5\n"
+        assert server.count == 3
+    assert main(["resume", str(tmp_path / "other.jsonl")]) == 2
+    assert "cannot be resumed" in capsys.readouterr().err
+    assert main([*started[:6], "--resumable"]) == 2
+    assert "give --trace" in capsys.readouterr().err

@@ -14,8 +14,12 @@ from typing import Any, cast
 
 import click
 
+from dszig_py.documents import FORMATS, read_document
+from dszig_py.errors import InputError
 from dszig_py.signature import Field, Signature, type_text
 from dszig_py.validation import coerce
+
+_BINARY = ("pdf", "docx", "xlsx")  # HTML is text as well, and its tags may be what is asked about
 
 __all__ = ["Standard", "read_inputs"]
 
@@ -102,9 +106,20 @@ def _value(field: Field, text: str, standard: Standard) -> Any:
         return _typed(field, _decoded(field, standard.read(f"--{field.name}"), "stdin"))
     if text.startswith("@@"):
         return _typed(field, text[1:])
+    if text.startswith("@") and FORMATS.get(os.path.splitext(text)[1].lower()) in _BINARY and field.type is not bytes:
+        return _document(field, text[1:])
     if text.startswith("@"):
         return _typed(field, _decoded(field, _file_bytes(f"--{field.name}", text[1:]), text[1:]))
     return _typed(field, text)
+
+
+def _document(field: Field, name: str) -> Any:
+    """A PDF, Word or Excel file: its pages for a list of texts, else all of its text."""
+    try:
+        found = read_document(name)
+    except InputError as error:
+        raise click.UsageError(f"--{field.name}: {error}") from None
+    return found if field.type in (str, list[str]) else _typed(field, found.text)
 
 
 def _file_bytes(option: str, name: str) -> bytes:

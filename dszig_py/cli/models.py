@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 import click
 
-from dszig_py.lm.base import LM
-
 __all__ = ["main_model", "sub_model"]
 
 NO_MODEL = """no model is configured. Give one:
@@ -26,9 +24,10 @@ TIMEOUT = 600.0
 
 Role = Literal["MAIN", "RLM"]  # as zigrlm's variables say it: CODEX_MAIN_MODEL, CODEX_RLM_MODEL
 Given = Mapping[str, Any]
+ModelSpec = Any  # what RLM(lm=...) takes: a LiteLLM name, or an LM
 
 
-def main_model(given: Given) -> LM:
+def main_model(given: Given) -> ModelSpec:
     """The model that decides. Raises :class:`click.UsageError` where none is named, or two."""
     _once(given, "model", "main_cmd")
     via = given["via"]
@@ -46,7 +45,7 @@ def main_model(given: Given) -> LM:
     raise click.UsageError(NO_MODEL)
 
 
-def sub_model(given: Given) -> LM | None:
+def sub_model(given: Given) -> ModelSpec:
     """The model of sub-calls and child runs; ``None``: the one that decides."""
     _once(given, "sub_model", "rlm_cmd")
     model, command = given["sub_model"], given["rlm_cmd"]
@@ -77,7 +76,7 @@ def _variable(name: str) -> str:
     return os.environ.get(name) or os.environ.get(name.lower()) or ""
 
 
-def _via(via: str, role: Role, model: str | None, command: str | None, given: Given) -> LM:
+def _via(via: str, role: Role, model: str | None, command: str | None, given: Given) -> ModelSpec:
     if model and via in ("cmd", "echo"):
         raise click.UsageError(f"--via {via} takes no model; {model!r} goes with litellm, codex, claude, openai or zai")
     if via in ("codex", "claude"):
@@ -97,7 +96,7 @@ def _via(via: str, role: Role, model: str | None, command: str | None, given: Gi
     return _command(command, given)
 
 
-def _program(via: str, role: Role, model: str | None, given: Given) -> LM:
+def _program(via: str, role: Role, model: str | None, given: Given) -> ModelSpec:
     from dszig_py.lm import programs
 
     name = model or _variable(f"{via.upper()}_{role}_MODEL")
@@ -119,7 +118,7 @@ def _program(via: str, role: Role, model: str | None, given: Given) -> LM:
     )
 
 
-def _zai(role: Role, model: str | None, given: Given) -> LM:
+def _zai(role: Role, model: str | None, given: Given) -> ModelSpec:
     """With zigrlm's variables where they are set, else with those that LiteLLM reads (ZAI_API_KEY, ZAI_API_BASE)."""
     name = model or _variable(f"ZAI_{role}_MODEL") or ZAI_MODELS[role]
     key = _variable("ZAI_CODING_API_KEY")
@@ -127,7 +126,7 @@ def _zai(role: Role, model: str | None, given: Given) -> LM:
     return _litellm(name if name.startswith("zai/") else f"zai/{name}", given, url, key)
 
 
-def _litellm(model: str, given: Given, url: str = "", key: str = "") -> LM:
+def _litellm(model: str, given: Given, url: str = "", key: str = "") -> ModelSpec:
     from dszig_py import lm
 
     if model == "offline":
@@ -139,16 +138,18 @@ def _litellm(model: str, given: Given, url: str = "", key: str = "") -> LM:
         options["api_key"] = key
     if given["effort"]:
         options["reasoning_effort"] = given["effort"]
+    if options == {"timeout": TIMEOUT}:
+        return model  # by its name alone, which a journal can hold
     return lm.resolve(model, options=options)
 
 
-def _command(command: str, given: Given) -> LM:
+def _command(command: str, given: Given) -> ModelSpec:
     from dszig_py.lm.command import CommandLM
 
     return CommandLM(command, timeout=_seconds(given))
 
 
-def _echo(role: Role, given: Given) -> LM:
+def _echo(role: Role, given: Given) -> ModelSpec:
     """No model: the root hands its input to one sub-call, which says it back. All of a run but the model is real."""
     from dszig_py.lm.scripted import ScriptedLM
 

@@ -127,6 +127,7 @@ def _output_options() -> list[Option]:
         "Output",
         (("--json", "as_json"), {"is_flag": True, "help": "One JSON object: outputs, termination, usage, run."}),
         (("--trace",), {"type": writable, "help": "Save the run's trajectory here as well."}),
+        (("--resumable",), {"is_flag": True, "help": "With --trace: keep beside it what dszig resume needs."}),
         (("--html",), {"type": writable, "help": "Write the run as one HTML file."}),
         (
             ("--metadata",),

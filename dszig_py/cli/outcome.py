@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from dszig_py.trajectory import Prediction
     from dszig_py.usage import Usage
 
-__all__ = ["Report", "perform", "runs_folder", "session_file", "usage_record"]
+__all__ = ["Report", "perform", "runs_folder", "session_file", "told", "usage_record"]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """How a run is told. ``trace``: where its trajectory goes besides the folder of all runs; ``html``, ``metadata``:
-    where it goes in those forms; ``session``: the file of the session it belongs to.
+    where it goes in those forms; ``session``: the file of the session it belongs to; ``resumable``: the trace beside which
+    all is kept that resuming needs.
     """
 
     as_json: bool = False
@@ -43,11 +44,26 @@ class Report:
     html: str | None = None
     metadata: str | None = None
     session: Path | None = None
+    resumable: str | None = None
+
+
+Go = Callable[[dict[str, Any]], "Prediction"]  # a run, given what of RLM's options this module decides on
 
 
 def perform(signature: Signature, inputs: Mapping[str, Any], options: Mapping[str, Any], report: Report) -> int:
     """Run, save, print; the exit code. Raises InputError and SignatureError where nothing was run."""
-    prediction, error, saved = _predict(signature, inputs, options, report)
+
+    def go(ours: dict[str, Any]) -> Prediction:
+        resumable = False if report.resumable is None else report.resumable
+        rlm = RLM(signature, types={}, resumable=resumable, **ours, **options)
+        return rlm(**inputs) if report.session is None else _in_session(rlm, inputs, report.session)
+
+    return told(go, report)
+
+
+def told(go: Go, report: Report) -> int:
+    """Do a run, save and print it; the exit code. Raises InputError and SignatureError where nothing was run."""
+    prediction, error, saved = _predict(go, report)
     if prediction is not None:
         _print(prediction, error, saved, report)
         _write_forms(prediction, report)
@@ -64,9 +80,7 @@ def perform(signature: Signature, inputs: Mapping[str, Any], options: Mapping[st
     return 1 if prediction is None else _exit_code(prediction)
 
 
-def _predict(
-    signature: Signature, inputs: Mapping[str, Any], options: Mapping[str, Any], report: Report
-) -> tuple[Prediction | None, BaseException | None, Path | None]:
+def _predict(go: Go, report: Report) -> tuple[Prediction | None, BaseException | None, Path | None]:
     """The prediction, what ended it, and where its trace is."""
     prediction: Prediction | None = None
     failure: BaseException | None = None
@@ -74,9 +88,8 @@ def _predict(
         tracers = [stack.enter_context(tracer) for tracer in _tracers(report)]
         view = _subscriber(stack, report)
         live = view is not None and sys.stderr.isatty()
-        rlm = RLM(signature, types={}, trace=tracers, on_event=view, stream_tokens=live, **options)
         try:
-            prediction = rlm(**inputs) if report.session is None else _in_session(rlm, inputs, report.session)
+            prediction = go({"trace": tracers, "on_event": view, "stream_tokens": live})
         except (InputError, SignatureError):
             raise
         except (DszigError, KeyboardInterrupt) as error:

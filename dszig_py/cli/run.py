@@ -117,8 +117,19 @@ def perform_signature(signature: Signature, typed: Mapping[str, str], given: Map
         html=given["html"],
         metadata=given["metadata"],
         session=session,
+        resumable=_resumable(given),
     )
     return perform(signature, inputs, rlm_options, report)
+
+
+def _resumable(given: Mapping[str, Any]) -> str | None:
+    if not given.get("resumable"):
+        return None
+    if given["trace"] is None:
+        raise click.UsageError("--resumable keeps a run beside its trace: give --trace PATH as well")
+    if given["persistent"]:
+        raise click.UsageError("--resumable and --persistent do not go together")
+    return str(given["trace"])
 
 
 def _rlm_options(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dszig_py import __version__
 
 __all__ = ["dszig"]
 
-VERBS = ("run", "complete", "demo", "runs", "show", "eval", "doctor")
+VERBS = ("run", "complete", "resume", "demo", "runs", "show", "eval", "doctor")
 # zigrlm's names; what they stand for is said in cli.families, which loads only with them
 ALIASES = (
     *("echo", "openai-proxy", "codex-proxy", "claude-proxy"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dszig_py.errors import EnvironmentFailure, InputError
+from dszig_py.language import PYTHON, Language, language_of
 
 if TYPE_CHECKING:
     from dszig_py.environments.base import Environment
 
-__all__ = ["resolve"]
+__all__ = ["language", "resolve"]
 
-NAMES = ("auto", "process", "inprocess", "docker")
+NAMES = ("auto", "process", "inprocess", "docker", "script", "script+js")
 
 
 def resolve(environment: Any) -> Environment:
@@ -32,6 +33,13 @@ def resolve(environment: Any) -> Environment:
     )
 
 
+def language(environment: Any) -> Language:
+    """What code is written in where :func:`resolve` would send it, said without a look at the machine."""
+    if isinstance(environment, str):
+        return language_of(_named(environment)) if environment in ("script", "script+js") else PYTHON
+    return language_of(environment)
+
+
 def _named(name: str) -> Environment:
     if name == "inprocess":
         from dszig_py.environments.inprocess import InProcessEnvironment
@@ -41,6 +49,10 @@ def _named(name: str) -> Environment:
         from dszig_py.environments.docker import DockerEnvironment
 
         return DockerEnvironment()
+    if name.startswith("script"):
+        from dszig_py.environments.script import ScriptEnvironment
+
+        return ScriptEnvironment(js=name == "script+js")
     if name == "auto":
         return _strongest()
     from dszig_py.environments.process import ProcessEnvironment

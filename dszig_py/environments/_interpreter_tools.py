@@ -81,8 +81,9 @@ def own_tools(ask: Callable[[str, Any, Any], Any], previews: dict[str, str]) -> 
     def option(lm: str | None) -> dict[str, Any]:
         return {} if lm is None else {"lm": lm}
 
-    def llm_query(prompt: str, lm: str | None = None) -> Any:
-        return _answer(ask("llm_query", [prompt], option(lm)))
+    def llm_query(prompt: str, lm: str | None = None, images: list[Any] | None = None) -> Any:
+        more = {} if images is None else {"images": images}
+        return _answer(ask("llm_query", [prompt], {**option(lm), **more}))
 
     def llm_query_batched(prompts: list[str], lm: str | None = None) -> Any:
         return _answer(ask("llm_query_batched", [prompts], option(lm)))

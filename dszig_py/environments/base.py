@@ -48,7 +48,7 @@ class Execution:
 @dataclass(frozen=True, slots=True)
 class Isolation:
     """What holds around model-written code. ``level``: "full" | "strict" | "seatbelt" | "container" | "interpreted" |
-    "none".
+    "script" | "none".
 
     ``covered`` and ``not_covered`` say it line by line, in plain words.
     """
@@ -112,7 +112,10 @@ class Session(Protocol):
 
 @runtime_checkable
 class Environment(Protocol):
-    """Where code runs. Immutable and shared by any number of runs, threads and event loops."""
+    """Where code runs. Immutable and shared by any number of runs, threads and event loops.
+
+    One whose code is not Python also has a ``language``; see :class:`~dszig_py.language.Language`.
+    """
 
     @property
     def name(self) -> str: ...

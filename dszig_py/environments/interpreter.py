@@ -169,7 +169,8 @@ class InterpreterSession:
         own = own_tools(self._ask, {v.name: v.preview for v in self._contract.variables})
         tools: dict[str, Callable[..., Any]] = {}
         for name, doc in self._host.functions.items():
-            tools[name] = own.get(name) or tool(self._ask, name, texts.get(name, ""))
+            # What the contract does not show, a preamble's tools, is told by its documentation alone: "name(...): ".
+            tools[name] = own.get(name) or tool(self._ask, name, texts.get(name, doc.removesuffix(": ")))
             tools[name].__name__, tools[name].__doc__ = name, doc
         return tools
 

@@ -16,6 +16,7 @@ from dszig_py.environments.base import (
     Snapshot,
 )
 from dszig_py.errors import InputError
+from dszig_py.language import Language, language_of
 
 if TYPE_CHECKING:
     from dszig_py.contract import Contract
@@ -40,6 +41,11 @@ class Kept:
     def name(self) -> str:
         """The name of what it wraps."""
         return self.environment.name
+
+    @property
+    def language(self) -> Language:
+        """What code is written in there."""
+        return language_of(self.environment)
 
     async def open(self, contract: Contract, host: Host, limits: CellLimits) -> Session:
         """The kept REPL with this run's inputs. Raises :class:`InputError` where the environment cannot keep one."""

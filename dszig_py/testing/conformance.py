@@ -8,12 +8,13 @@ import traceback
 
 from dszig_py import portal
 from dszig_py.environments.base import Environment
-from dszig_py.testing import calls, limits, state, values
+from dszig_py.language import language_of
+from dszig_py.testing import any_language, calls, limits, state, values
 from dszig_py.testing.report import Bench, Check, Report, Result, Unmet
 
 __all__ = ["CHECKS", "acheck_environment", "check_environment"]
 
-CHECKS: tuple[Check, ...] = (*state.CHECKS, *calls.CHECKS, *values.CHECKS, *limits.CHECKS)
+CHECKS: tuple[Check, ...] = (*any_language.CHECKS, *state.CHECKS, *calls.CHECKS, *values.CHECKS, *limits.CHECKS)
 _CHECK_SECONDS = 120.0
 # What a kind of environment cannot do by its nature, by the level it declares (``session.isolation.level``).
 _TRUSTED = "the code is trusted: it runs inside this process, which cannot be taken from it"
@@ -41,9 +42,12 @@ async def _acheck(environment: Environment, hostile: bool | None) -> Report:
     async with bench.repl() as repl:
         level = repl.session.isolation.level
     cannot = _CANNOT.get(level, {})
-    results = [await _judge(check, bench, cannot.get(check.needs, "")) for check in CHECKS]
+    label = language_of(environment).label
+    other = "" if label == "python" else f"its cells are Python, and the language here is {label}"
+    why_not = {check.name: cannot.get(check.needs, "") or (other if check.python else "") for check in CHECKS}
+    results = [await _judge(check, bench, why_not[check.name]) for check in CHECKS]
     if hostile is not False:
-        results += await _hostile(environment, cannot.get("boundary", ""))
+        results += await _hostile(environment, cannot.get("boundary", "") or other)
     return Report(environment.name, level, tuple(results))
 
 

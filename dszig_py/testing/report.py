@@ -10,6 +10,7 @@ from typing import Any
 
 from dszig_py.contract import compile_contract
 from dszig_py.environments.base import CellLimits, Environment, Execution, Session
+from dszig_py.language import language_of
 from dszig_py.signature import Field, Signature
 from dszig_py.testing.host import RecordingHost
 
@@ -120,7 +121,7 @@ class Bench:
         """A session with ``inputs`` bound, whose SUBMIT takes ``outputs`` (name -> type, default one of any type)."""
         fields = tuple(Field(name, Any) for name in inputs or {})
         wanted = tuple(Field(name, tp) for name, tp in (outputs or {"answer": Any}).items())
-        contract = compile_contract(Signature(fields, wanted), inputs or {})
+        contract = compile_contract(Signature(fields, wanted), inputs or {}, language=language_of(self.environment))
         host = RecordingHost(contract, functions)
         session = await self.environment.open(contract, host, limits or CellLimits(seconds=20))
         try:
@@ -131,11 +132,14 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One claim about environments. ``needs``: what not every kind of environment can do by its nature."""
+    """One claim about environments. ``needs``: what not every kind of environment can do by its nature; ``python``: whether
+    its cells are Python.
+    """
 
     name: str
     run: Callable[[Bench], Awaitable[None]]
     needs: str = ""
+    python: bool = True
 
 
 def same(value: Any) -> Any:
@@ -143,11 +147,13 @@ def same(value: Any) -> Any:
     return value
 
 
-def check(into: list[Check], needs: str = "") -> Callable[[Callable[[Bench], Awaitable[None]]], Any]:
+def check(
+    into: list[Check], needs: str = "", *, python: bool = True
+) -> Callable[[Callable[[Bench], Awaitable[None]]], Any]:
     """Add the decorated function to a list of checks, under its own name."""
 
     def add(function: Callable[[Bench], Awaitable[None]]) -> Callable[[Bench], Awaitable[None]]:
-        into.append(Check(getattr(function, "__name__", "").replace("_", " "), function, needs))
+        into.append(Check(getattr(function, "__name__", "").replace("_", " "), function, needs, python))
         return function
 
     return add

@@ -8,6 +8,7 @@ import dspy
 import dspy_scripted as scripted
 import pytest
 from dspy.lm15 import ServerError
+from dspy.utils.exceptions import AdapterParseError
 from dspy_scripted import steps
 
 from dspy_compat import RLM, feedback
@@ -63,6 +64,15 @@ def test_failures_raise_on_request(asynchronous):
         answer(steps(DOWN), asynchronous, on_failure="raise")
 
 
+@BOTH
+@pytest.mark.parametrize("cells, iterations", [(["RAW"], 9), (["print(1)"], 1)], ids=["decision", "extraction"])
+def test_a_reply_that_cannot_be_read_raises_on_request(asynchronous, cells, iterations):
+    """on_failure="raise": dspy's AdapterParseError, of a decision and of the closing extraction."""
+    script = steps(*cells, other=lambda prompt: "RAW")
+    with pytest.raises(AdapterParseError):
+        answer(script, asynchronous, on_failure="raise", max_iters=iterations)
+
+
 def test_a_sub_call_that_fails_is_an_exception_in_the_cell():
     """The model sees it and goes on."""
     script = steps(
@@ -81,6 +91,7 @@ def test_replies_that_cannot_be_read_are_told_to_the_model(asynchronous):
     )
     pred, _ = answer(script, asynchronous)
     assert pred.answer == "3"
+    assert pred.run.usage.calls == 5  # dspy asks again in JSON for each that it cannot read
     assert "could not be read" in pred.trajectory[0]["output"]
     assert pred.trajectory[1]["output"] == "3"
 

@@ -7,7 +7,9 @@ import asyncio
 import dspy
 import dspy_scripted as scripted
 import pytest
+from dspy.streaming import StreamListener, StreamResponse
 from dspy_scripted import asked, fields, is_action, step, steps
+from scripted_server import ScriptedServer
 
 from dspy_compat import RLM
 from dszig_py import Budget, Strategy
@@ -22,7 +24,7 @@ def lookup(name: str) -> str:
 
 @pytest.mark.parametrize("kind", ["json", "pkl"])
 def test_a_state_goes_through_a_file_and_comes_back_the_same(kind, tmp_path):
-    """Instructions, demos and LM settings; no constructor argument."""
+    """Instructions, demos and LM settings."""
     rlm = RLM("text -> answer", tools=[lookup])
     with dspy.context(lm=scripted.lm(UPPER)):
         tuned = dspy.BootstrapFewShot(max_bootstrapped_demos=1, max_labeled_demos=0).compile(
@@ -147,6 +149,52 @@ def test_a_streamed_program_gives_status_messages_and_the_prediction(asynchronou
     assert items[-1].answer == "sub"
     messages = [item.message for item in items if isinstance(item, dspy.streaming.StatusMessage)]
     assert messages == ["iteration 1", "asks by llm_query", "iteration 2"]
+
+
+def streamed(program, listeners, asynchronous, **inputs):
+    """What a streamed call yields."""
+
+    async def main():
+        stream = dspy.streamify(program, stream_listeners=listeners, is_async_program=asynchronous)
+        return [item async for item in stream(**inputs)]
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_listeners_to_outputs_hear_what_submit_gave(asynchronous):
+    """Each in one piece, as text, and then the prediction; dspy binds them to the predictor that closes other runs."""
+    rlm = RLM("text -> answer: str, counts: dict[str, int]")
+    listeners = [StreamListener(signature_field_name=name, allow_reuse=True) for name in ("answer", "counts")]
+    with dspy.context(lm=scripted.lm(steps("print(1)", "SUBMIT(answer=text, counts={'a': 1})"))):
+        for _ in range(2):
+            *pieces, pred = streamed(rlm, listeners, asynchronous, text="so it is")
+            assert [(one.predict_name, one.signature_field_name, one.chunk) for one in pieces] == [
+                ("extract", "answer", "so it is"),
+                ("extract", "counts", '{"a":1}'),
+            ]
+            assert all(isinstance(one, StreamResponse) and one.is_last_chunk for one in pieces)
+            assert pred.counts == {"a": 1}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_listeners_hear_the_model_where_it_writes_the_field(asynchronous, monkeypatch):
+    """Its reasoning at each step, and the outputs where the run closes by extraction: in pieces, as the provider sends them."""
+    replies = [scripted.step("print(1)", "I look at it first"), fields(answer="as far as I can tell")]
+    listeners = [StreamListener(signature_field_name=name, allow_reuse=True) for name in ("reasoning", "answer")]
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or LiteLLM asks the network for prices
+    with ScriptedServer() as server:
+        server.script(replies)
+        lm = dspy.LM("openai/scripted", api_base=server.url, api_key="-", cache=False, engine="litellm")
+        with dspy.context(lm=lm):
+            *pieces, pred = streamed(RLM("text -> answer", max_iters=1), listeners, asynchronous, text="x")
+    said = {name: [p.chunk for p in pieces if p.signature_field_name == name] for name in ("reasoning", "answer")}
+    assert {name: "".join(told).rstrip() for name, told in said.items()} == {  # dspy 3.4.0 keeps a line end
+        "reasoning": "I look at it first",
+        "answer": "as far as I can tell",
+    }
+    assert all(len(told) > 1 for told in said.values())
+    assert pred.answer == "as far as I can tell"
 
 
 def test_a_program_of_several_modules_is_tuned_as_one():

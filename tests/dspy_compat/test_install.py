@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 
+import cloudpickle
 import dspy
 import dspy_scripted as scripted
 import pytest
@@ -106,6 +107,40 @@ def test_a_program_of_the_stock_class_loads_and_runs_after_install(tmp_path):
         assert loaded(text="x").answer == "Ax"
     assert "Tuned words." in lm.engine_.prompts[0]
     assert "DEMO" in lm.engine_.prompts[0]
+
+
+class Outer(dspy.Module):
+    """A user's program around dspy's own RLM."""
+
+    def __init__(self):
+        super().__init__()
+        self.readers = [
+            dspy.RLM("text -> answer", max_iters=7, tools=[lookup], interpreter_factory=dspy.LocalInterpreter)
+        ]
+
+    def forward(self, text):
+        return self.readers[0](text=text)
+
+
+@pytest.mark.parametrize("how", ["cloudpickle", "program"])
+def test_programs_around_the_stock_class_load_as_well(how, tmp_path):
+    """By cloudpickle and as a saved whole program, with the options and the interpreter that they were given."""
+    outer = Outer()
+    outer.readers[0].generate_action.demos = [
+        dspy.Example(variables_info="v", iteration="1", reasoning="DEMO", code="pass")
+    ]
+    outer.save(tmp_path / "program", save_program=True)
+    dumped = cloudpickle.dumps(outer)
+    dspy_compat.install(dspy)
+    loaded = cloudpickle.loads(dumped) if how == "cloudpickle" else dspy.load(tmp_path / "program", allow_pickle=True)
+    (reader,) = loaded.readers
+    assert (type(reader), reader.max_iters) == (dspy_compat.RLM, 7)
+    lm = scripted.lm(scripted.steps("SUBMIT(answer=lookup('a') + text)"))
+    with dspy.context(lm=lm):
+        pred = loaded(text="x")
+    assert (pred.answer, pred.run.environment) == ("Ax", "interpreter")
+    assert "DEMO" in lm.engine_.prompts[0]
+    assert cloudpickle.loads(cloudpickle.dumps(loaded)).readers[0].max_iters == 7
 
 
 def test_a_state_of_the_stock_class_loads_by_instructions_and_demos(tmp_path):

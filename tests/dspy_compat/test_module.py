@@ -32,6 +32,18 @@ def text(name: str) -> str:
     return name
 
 
+class Numbered(dspy.LocalInterpreter):
+    """A factory that says something odd of its runtime."""
+
+    execution_instructions = 3
+
+
+def with_setting(factory, call):
+    """What ``call`` comes to where dspy is configured with ``factory``."""
+    with dspy.context(interpreter_factory=factory):
+        return call()
+
+
 BAD = {
     "tools as a dict": lambda cls: cls("text -> answer", tools={"lookup": lookup}),
     "a tool that cannot be called": lambda cls: cls("text -> answer", tools=["lookup"]),
@@ -50,11 +62,24 @@ BAD = {
     "an unknown option": lambda cls: cls("text -> answer", colour="red"),
     "a factory that is not callable": lambda cls: cls("text -> answer", interpreter_factory=3),
     "an interpreter for a factory": lambda cls: cls("text -> answer", interpreter_factory=dspy.LocalInterpreter()),
+    "a factory whose instructions are no text": lambda cls: cls("text -> answer", interpreter_factory=Numbered)(
+        text="x"
+    ),
+    "a factory that makes nothing": lambda cls: cls("text -> answer", interpreter_factory=lambda: None)(text="x"),
+    "a factory that makes something else": lambda cls: cls("text -> answer")(text="x", interpreter_factory=object),
+    "a bad factory in dspy's settings": lambda cls: with_setting(3, lambda: cls("text -> answer")(text="x")),
+    "an interpreter in dspy's settings": lambda cls: with_setting(
+        dspy.LocalInterpreter(), lambda: cls("text -> answer")(text="x")
+    ),
     "a missing input": lambda cls: cls("text, more -> answer")(text="x"),
     "an unexpected input": lambda cls: cls("text -> answer")(text="x", more="y"),
     "a positional input": lambda cls: cls("text -> answer")("x"),
     "a bad factory in a call": lambda cls: cls("text -> answer")(text="x", interpreter_factory=3),
 }
+
+
+if dspy.__version__ == "3.4.0":  # which has no sub-agents, so that nothing owns the name
+    del BAD["an input named dspy"]
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
@@ -69,6 +94,19 @@ def test_what_dspys_own_refuses_is_refused_alike(bad):
             raised.append(next(kind for kind in (TypeError, ValueError, Exception) if isinstance(caught.value, kind)))
     assert raised[0] is raised[1]
     assert lm.engine_.prompts == []
+
+
+def test_outputs_may_be_called_what_ours_are_beside_dspys():
+    """A signature that dspy's class takes is taken: the output stands where our own would."""
+    with dspy.context(lm=scripted.lm(scripted.steps("SUBMIT(run=text, termination='mine')"))):
+        pred = RLM("text -> run, termination")(text="x")
+    assert (pred.run, pred.termination, pred.final_reasoning) == ("x", "mine", "go on")
+
+
+def test_tools_for_children_must_be_tools():
+    """child_tools names what tools has, or it is refused."""
+    with pytest.raises(ValueError, match="child_tools names"):
+        RLM("text -> answer", tools=[lookup], child_tools=["look"])
 
 
 def test_dspys_positional_parameters_are_ours():

@@ -159,33 +159,61 @@ def test_children_decide_by_the_same_predictors():
     assert "SUBMIT(n: int)" in sub.engine_.prompts[0]
 
 
-def test_async_calls_never_block_the_loop():
-    """Twenty whose code sleeps half a second are done within 1.2 s, and the loop turns meanwhile."""
-    sleeping = steps("import time\ntime.sleep(0.5)\nSUBMIT(answer='x')")
+def test_async_calls_run_side_by_side():
+    """Twenty cells each wait inside the REPL for the nineteen others, and each for an answer of the loop's own."""
+    waiting = steps("meet()\nSUBMIT(answer='x')")
 
     async def main():
-        rlm = RLM("text -> answer")
-        ticks = 0
+        barrier = asyncio.Barrier(20)
 
-        async def tick():
-            nonlocal ticks
-            while True:
-                await asyncio.sleep(0.02)
-                ticks += 1
+        async def meet() -> str:
+            """Wait for all others."""
+            await asyncio.wait_for(barrier.wait(), 60)
+            return "all are here"
 
-        await asyncio.gather(*(rlm.acall(text="warm") for _ in range(20)))
-        ticking = asyncio.create_task(tick())
-        started = time.perf_counter()
-        preds = await asyncio.gather(*(rlm.acall(text=str(n)) for n in range(20)))
-        seconds = time.perf_counter() - started
-        ticking.cancel()
-        return seconds, ticks, preds
+        rlm = RLM("text -> answer", tools=[meet])
+        return await asyncio.gather(*(rlm.acall(text=str(n)) for n in range(20)))
 
-    with dspy.context(lm=scripted.lm(sleeping)):
-        seconds, ticks, preds = asyncio.run(main())
-    assert [p.answer for p in preds] == ["x"] * 20
-    assert seconds < 1.2
-    assert ticks >= 10
+    with dspy.context(lm=scripted.lm(waiting)):
+        preds = asyncio.run(main())
+    assert [(p.answer, len(p.trajectory)) for p in preds] == [("x", 1)] * 20
+
+
+def test_a_cancelled_call_ends_at_once_and_leaves_the_loop_free():
+    """The cancellation propagates, with what there was by then; the next call works."""
+
+    async def main():
+        rlm, inside = RLM("text -> answer"), asyncio.Event()
+
+        async def wait() -> str:
+            """Wait for ever."""
+            inside.set()
+            await asyncio.Event().wait()
+            return ""
+
+        stuck = RLM("text -> answer", tools=[wait])
+        with dspy.context(lm=scripted.lm(steps("wait()"))):
+            task = asyncio.create_task(stuck.acall(text="x"))
+            await asyncio.wait_for(inside.wait(), 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 60)
+        with dspy.context(lm=scripted.lm(steps("SUBMIT(answer=text)"))):
+            return await rlm.acall(text="next")
+
+    assert asyncio.run(main()).answer == "next"
+
+
+@BOTH
+def test_each_predictor_keeps_its_signature_object(asynchronous):
+    """Refine and trace collection know predictors by it: the one in the trace's predictor is the one there was before."""
+    rlm = RLM("text -> answer", max_iters=1)
+    before = rlm.generate_action.signature, rlm.extract.signature
+    with dspy.context(lm=scripted.lm(steps("print(1)")), trace=[]):
+        run(rlm, asynchronous, text="x")
+        assert [predictor.signature for predictor, _, _ in dspy.settings.trace] == list(before)
+    assert (rlm.generate_action.signature, rlm.extract.signature) == before
+    assert all(now is then for now, then in zip((rlm.generate_action.signature, rlm.extract.signature), before))
 
 
 class Hears(BaseCallback):

@@ -9,12 +9,14 @@ import pytest
 from dszig_py.environments.base import CellLimits, Execution, Isolation
 from dszig_py.environments.inprocess import InProcessEnvironment
 from dszig_py.environments.process import ProcessEnvironment
+from dszig_py.environments.script import ScriptEnvironment
 from dszig_py.testing import acheck_environment, check_environment
 from dszig_py.testing.conformance import CHECKS
 
 ENVIRONMENTS = [
     ProcessEnvironment(),
     InProcessEnvironment(),
+    ScriptEnvironment(),
 ]  # containers have the suite in test_docker, the strict worker in test_ladder
 
 

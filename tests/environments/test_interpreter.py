@@ -225,7 +225,7 @@ def test_tools_show_their_parameters_as_interpreters_look_at_them():
     run("pass", functions={"fetch": fetch, "odd": odd, "llm_query": odd, "predict": odd})
     tools = Small.made[0].tools
     assert str(inspect.signature(tools["fetch"])) == "(url, *, times=2, mode='x')"
-    assert list(inspect.signature(tools["llm_query"]).parameters) == ["prompt", "lm"]
+    assert list(inspect.signature(tools["llm_query"]).parameters) == ["prompt", "lm", "images"]
     assert list(inspect.signature(tools["predict"]).parameters) == ["signature", "inputs", "lm", "named"]
 
 

@@ -231,9 +231,19 @@ class Repl:
             self._runner.close()
 
 
+def _final_values(tree: ast.Module) -> None:
+    """FINAL_VAR(x), with the variable and not its name in quotes, is FINAL(x): its text may name another variable."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "FINAL_VAR":
+            named = len(node.args) == 1 and isinstance(node.args[0], (ast.Name, ast.Subscript, ast.Attribute))
+            node.func.id = "FINAL" if named else "FINAL_VAR"
+
+
 def _compile(code: str, filename: str) -> tuple[types.CodeType | None, types.CodeType | None]:
     tree = compile(code, filename, "exec", FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)
     assert isinstance(tree, ast.Module)
+    if "FINAL_VAR" in code:
+        _final_values(tree)
     last: ast.Expression | None = None
     if tree.body and isinstance(tree.body[-1], ast.Expr) and not code.rstrip().endswith(";"):
         statement = tree.body.pop()
@@ -277,7 +287,8 @@ def stubs(functions: Any, call: Any, typed_calls: Any) -> dict[str, Any]:
     kwargs)`` asks the host, and ``typed_calls`` has those that want more than that.
     """
     names = typed_calls.NAMES
-    return {n: _stub(n, doc, call, getattr(typed_calls, n) if n in names else None) for n, doc in functions}
+    own = {n: _stub(n, doc, call, getattr(typed_calls, n) if n in names else None) for n, doc in functions}
+    return {**own, **{n: getattr(typed_calls, n) for n in typed_calls.FINALS}}
 
 
 def _stub(name: str, doc: str, call: Any, typed_call: Any) -> Any:

@@ -29,6 +29,7 @@ class TypedCalls:
     """``predict`` and ``rlm_query`` and their batched forms, over a plain ``call(name, args, kwargs)``."""
 
     NAMES = ("predict", "predict_batched", "rlm_query", "rlm_query_batched")
+    FINALS = ("FINAL", "FINAL_VAR")
 
     def __init__(self, call: Any, namespace: dict[str, Any]) -> None:
         self.call = call
@@ -47,6 +48,18 @@ class TypedCalls:
         if inputs is None:
             return self.call("rlm_query_batched", (signature,), {})
         return self.many("rlm_query_batched", "rlm_query", signature, inputs, {})
+
+    def FINAL(self, *values: Any, **outputs: Any) -> Any:  # noqa: N802 - named as the paper's prompts name it
+        """SUBMIT(value), judged as that is, for models that learnt from those prompts. The contract does not tell of it."""
+        if len(values) != 1 or outputs:
+            raise TypeError("FINAL takes one value; for several outputs call SUBMIT(name=value, ...)")
+        return self.call("SUBMIT", values, {})
+
+    def FINAL_VAR(self, name: Any) -> Any:  # noqa: N802
+        """FINAL of the variable called ``name``; one that is missing is an error at its line, and no answer."""
+        if isinstance(name, str) and (name.startswith("_") or name not in self.namespace):
+            raise NameError(f"FINAL_VAR: there is no variable {name[:60]!r}")
+        return self.FINAL(self.namespace[name] if isinstance(name, str) else name)
 
     def one(self, name: str, signature: Any, inputs: Any, options: dict[str, Any], error: str = "") -> Any:
         classes = self.classes(signature) if inputs else {}
