@@ -11,6 +11,7 @@ import click
 
 from dszig_py.cli import models, options
 from dszig_py.cli.fields import Standard
+from dszig_py.lm import resolve
 from dszig_py.text import clean
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def complete(**given: Any) -> int:
     from dszig_py import portal
     from dszig_py.cli.outcome import usage_record
 
-    lm = models.main_model(given)
+    lm = resolve(models.main_model(given))
     prompt = _prompt(given)
     reply = portal.call(_ask, lm, prompt)
     text = clean(reply.text)
