@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from dszig_py import environments
 from dszig_py.trajectory import Action, Iteration, SubCall, Trajectory
 from dszig_py.usage import Usage
 
@@ -39,7 +40,7 @@ def _events(run: Trajectory, began: int) -> Iterator[dict[str, Any]]:
     for done in run.iterations:
         decided = done.started + done.decide_seconds
         yield event("iteration", f"iteration {done.index}", done.started, done.index)
-        yield event("model_response", _response(done.action), decided, done.index)
+        yield event("model_response", _response(run, done.action), decided, done.index)
         for cell in done.action.cells:
             yield event("code_block", cell, decided, done.index)
         for batch in _batches(done.sub_calls):
@@ -168,7 +169,7 @@ def _row(run: Trajectory, done: Iteration, new: str) -> dict[str, Any]:
         "iteration": done.index,
         "timestamp": int((run.begun + done.started) * 1000),
         "prompt": [{"role": "user", "content": new}],
-        "response": _response(done.action),
+        "response": _response(run, done.action),
         "usage": _usage(done.usage),
         "final_answer": final,
         "iteration_time": done.seconds,
@@ -250,9 +251,10 @@ def _batches(calls: Sequence[SubCall]) -> Iterator[list[SubCall]]:
         yield list(batch)
 
 
-def _response(action: Action) -> str:
+def _response(run: Trajectory, action: Action) -> str:
     """The reply as far as it is kept: what was said, and the code in fences."""
-    fences = [f"```python\n{cell}\n```" for cell in action.cells]
+    label = environments.language(run.environment).label
+    fences = [f"```{label}\n{cell}\n```" for cell in action.cells]
     return "\n\n".join(part for part in (action.reasoning, *fences) if part)
 
 

@@ -18,6 +18,7 @@ from dszig_py.environments._script.grammar import ScriptError, parse
 from dszig_py.environments._script.machine import Bounds
 from dszig_py.environments.base import CallRefused, CellLimits
 from dszig_py.environments.script import ScriptEnvironment
+from dszig_py.exports import to_rlm_log, to_zigrlm_events
 from dszig_py.lm import ScriptedLM
 from dszig_py.signature import Signature
 from dszig_py.testing import RecordingHost
@@ -538,6 +539,26 @@ def test_tools_budget_and_limits_work_as_in_any_run():
     assert first.observation == "page of ua"
     assert "line 1: RuntimeError: LLM call limit exceeded" in second.observation
     assert pred.outputs == {"answer": "page of ua<page of ua>"}
+
+
+def repeat(text: str, times: int = 2) -> list[str]:
+    """The text, some times."""
+    return [text] * times
+
+
+def test_a_tool_is_given_what_its_types_say():
+    """Numbers reach it as numbers, by position and by name, and a list that it gives is a list."""
+    pred, _ = run("repeat a = context[0], 3\nrepeat b = 'z', times=1\nFINAL(a[2] + b[0])", tools=[repeat])
+    assert pred.outputs == {"answer": "az"}
+    pred, _ = run("repeat a = 'x', 'many'", "FINAL('y')", tools=[repeat])
+    assert "line 1: TypeError: repeat failed: " in pred.trajectory.iterations[0].observation
+
+
+def test_an_exported_run_shows_its_blocks_as_they_were_tagged():
+    """In the formats of zigrlm and of rlm's visualizer."""
+    pred, _ = run("FINAL('x')")
+    for rows in (to_zigrlm_events(pred.trajectory), to_rlm_log(pred.trajectory)):
+        assert "```repl\nFINAL('x')\n```" in json.dumps(list(rows)).replace("\\n", "\n")
 
 
 def test_a_child_run_speaks_the_same_language():
