@@ -15,6 +15,7 @@ from dspy_compat._callbacks import subscriber
 from dspy_compat._facade import OwnEnvironment, sub_agents
 from dspy_compat._interpreters import NotAnInterpreter, check_factory
 from dspy_compat._policy import PredictPolicy, Steps
+from dspy_compat._prediction import to_dspy
 from dspy_compat._signatures import Step, adopted
 from dspy_compat._streaming import relayed, stream_outputs
 from dspy_compat._types import Inputs, prepared
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from dspy_compat._module import RLM
 
 __all__ = ["aforward", "check_factory", "forward", "migrated", "relinked"]
-
-FORCED = "The outputs were extracted from the history: the code did not SUBMIT."
 
 
 def forward(module: RLM, factory: Callable[[], Any] | None, inputs: Mapping[str, Any]) -> dspy.Prediction:
@@ -174,19 +173,6 @@ def check_inputs(module: RLM, inputs: Mapping[str, Any]) -> None:
         raise ValueError(f"Unexpected inputs not declared in the signature: {unexpected}")
     if missing := sorted(declared - set(inputs)):
         raise ValueError(f"Missing required inputs: {missing}")
-
-
-def to_dspy(prediction: Prediction) -> dspy.Prediction:
-    """Our prediction as dspy's: outputs, the trajectory as dspy.RLM gives it, and the whole run beside it."""
-    iterations = prediction.trajectory.iterations
-    told = [{"reasoning": i.action.reasoning, "code": i.action.code, "output": i.observation} for i in iterations]
-    submitted = prediction.termination.kind == "submitted"
-    reasoning = iterations[-1].action.reasoning if iterations and submitted else FORCED
-    about = {"trajectory": told, "final_reasoning": reasoning}
-    about |= {"termination": prediction.termination, "run": prediction.trajectory}
-    about = {name: value for name, value in about.items() if name not in prediction.outputs}
-    # The outputs last: dspy.majority votes on the last field.
-    return dspy.Prediction(**about, **prediction.outputs)
 
 
 def migrated(state: dict[str, Any]) -> dict[str, Any]:

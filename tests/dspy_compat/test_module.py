@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import json
+import pickle
 from types import SimpleNamespace
 
 import dspy
@@ -134,6 +136,27 @@ def test_a_prediction_has_what_dspys_has_and_the_run():
     json.dumps(pred.trajectory)
 
 
+def test_a_prediction_is_plain_data_with_the_run_beside_it(tmp_path):
+    """dspy writes its fields to JSON and CSV; termination and run go along in copies and pickles, and are no fields."""
+    rlm = RLM("text: str -> answer: str")
+    example = dspy.Example(text="a", answer="a").with_inputs("text")
+    with dspy.context(lm=scripted.lm(scripted.steps("SUBMIT(answer=text)"))):
+        pred = rlm(text="a")
+        for how in ("json", "csv"):
+            path = tmp_path / f"rows.{how}"
+            dspy.Evaluate(
+                devset=[example], metric=lambda *_: 1.0, display_progress=False, **{f"save_as_{how}": str(path)}
+            )(rlm)
+            assert "final_reasoning" in path.read_text()
+    assert json.loads(json.dumps(pred.toDict())) == pred.toDict()
+    assert list(pred.keys()) == ["trajectory", "final_reasoning", "answer"]
+    for other in (pred.copy(), copy.deepcopy(pred), pickle.loads(pickle.dumps(pred))):
+        assert (other.run, other.termination, other.answer) == (pred.run, pred.termination, "a")
+    assert not hasattr(pred, "nothing")
+    assert pred._repr_html_().startswith("<section")
+    assert "SUBMIT" in pred._repr_html_()
+
+
 def test_tools_are_called_by_position_and_by_name_with_dspys_coercion():
     """A dspy.Tool, a function and a coroutine function."""
 
@@ -244,12 +267,12 @@ def test_copies_own_their_state():
     """deepcopy and reset_copy share neither signatures nor demos; the latter forgets demos and keeps instructions."""
     rlm = RLM("text -> answer", tools=[lookup])
     rlm.generate_action.demos = [dspy.Example(reasoning="r", code="c")]
-    copy, fresh = rlm.deepcopy(), rlm.reset_copy()
-    copy.generate_action.signature.instructions = "changed"
-    copy.generate_action.demos.append(dspy.Example())
+    own, fresh = rlm.deepcopy(), rlm.reset_copy()
+    own.generate_action.signature.instructions = "changed"
+    own.generate_action.demos.append(dspy.Example())
     assert rlm.generate_action.signature.instructions != "changed"
     assert len(rlm.generate_action.demos) == 1
     assert fresh.generate_action.demos == []
     assert fresh.generate_action.signature.instructions == rlm.generate_action.signature.instructions
     with dspy.context(lm=scripted.lm(scripted.steps("SUBMIT(answer=lookup(text))"))):
-        assert copy(text="a").answer == fresh(text="a").answer == "A"
+        assert own(text="a").answer == fresh(text="a").answer == "A"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 
 import dspy
 import dspy_scripted as scripted
 import pytest
 from dspy_scripted import is_action, step, steps
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dspy_compat import RLM
+from dspy_compat._options import Options
 from dszig_py import Budget, DszigError, LimitReached, Skill, Strategy, Trajectory
 from dszig_py.events import IterationFinished, RunFinished
 
@@ -214,6 +218,29 @@ def test_what_a_program_was_given_itself_stays_when_a_state_is_loaded():
     with dspy.context(lm=lm):
         mine(text="x")
     assert re.findall(r"(\d+) sub-calls", lm.engine_.prompts[0]) == ["5"]
+
+
+LIMITS = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_iters": st.none() | st.integers(1, 99),
+        "max_llm_calls": st.none() | st.integers(0, 99),
+        "max_cost": st.none() | st.floats(0, 1e6),
+        "max_depth": st.integers(0, 9),
+        "prices": st.dictionaries(st.text(min_size=1), st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=2),
+    },
+)
+
+
+@given(saved=LIMITS, own=LIMITS, chars=st.integers(100, 10**7))
+def test_any_options_go_through_json_and_give_way_to_what_is_set_here(saved, own, chars):
+    """Each limit is the one set here, else the saved one, else the default; doing it again changes nothing."""
+    state = json.loads(json.dumps(Options(Budget(**saved), max_output_chars=chars).dump()))
+    mine = Options(Budget(**own))
+    for _ in range(2):
+        mine.load(state)
+        assert mine.budget == Budget(**{**saved, **own})
+        assert mine.max_output_chars == chars
 
 
 class Uncopyable:
