@@ -14,7 +14,15 @@ from dspy.signatures.signature import ensure_signature
 
 from dspy_compat import _run
 from dspy_compat._options import Option, Options
-from dspy_compat._signatures import Step, action_signature, check_names, extract_signature, normalized_tools
+from dspy_compat._signatures import (
+    Step,
+    action_signature,
+    check_names,
+    compact_signature,
+    extract_signature,
+    normalized_tools,
+    skill_steps,
+)
 from dszig_py import Budget, Skill, Strategy, environments
 from dszig_py.rlm import merged_budget
 
@@ -80,9 +88,12 @@ class RLM(dspy.Module):
         self.on_event = on_event
         self.trace, self.secrets, self.telemetry = trace, tuple(secrets), telemetry
         self._interpreter_factory = interpreter_factory
-        action = action_signature(self.strategy, environments.language(environment), self.skills)
+        action = action_signature(self.strategy, environments.language(environment))
         self.generate_action = Step(action, self.options)
         self.extract = Step(extract_signature(self.signature))
+        self.skill_steps = skill_steps(self.skills, action)
+        if self.strategy.compact_at is not None:
+            self.compact = Step(compact_signature())
 
     @property
     def max_iters(self) -> int | None:

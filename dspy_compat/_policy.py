@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -20,6 +20,7 @@ from dszig_py.language import Language
 from dszig_py.lm.base import LM, Message, Reply, Request
 from dszig_py.lm.gate import Gate
 from dszig_py.policy import View
+from dszig_py.skills import instructed
 from dszig_py.text import truncate
 from dszig_py.trajectory import Action, Iteration
 
@@ -34,12 +35,12 @@ class Steps:
 
     Bootstrapping optimizers make a demo of one entry a run, chosen at random; so what they are shown is what taught
     something: the first exploration and the closing step (``which="taught"``). ``which="all"`` shows every step, for
-    fine-tuning. What an entry keeps of the contract is one line, and of the history a few thousand characters: demos are
+    fine-tuning. A skill's predictor shares the entries of ``decides``, whose instructions it joins. What an entry keeps of the contract is one line, and of the history a few thousand characters: demos are
     resent with every prompt.
     """
 
-    def __init__(self, which: str) -> None:
-        self._which = which
+    def __init__(self, which: str, skills: Mapping[str, Any] | None = None, decides: Any = None) -> None:
+        self._which, self._skills, self._decides = which, dict(skills or {}), decides
         self._entries: list[tuple[Any, dict[str, Any], Any]] = []
 
     def context(self) -> Any:
@@ -53,12 +54,14 @@ class Steps:
         if trace is None or not self._entries:
             return
         taught = self._entries if self._which == "all" else [self._entries[0], *self._entries[1:][-1:]]
-        trace.extend((predictor, _small(inputs), prediction) for predictor, inputs, prediction in taught)
+        for predictor, inputs, prediction in taught:
+            sharing = [*self._skills.values()] if predictor is self._decides else []
+            trace.extend((one, _small(inputs), prediction) for one in (predictor, *sharing))
         del trace[: max(0, len(trace) - dspy.settings.max_trace_size)]
 
 
 def _small(inputs: dict[str, Any]) -> dict[str, Any]:
-    kept = dict(inputs)
+    kept = {name: value for name, value in inputs.items() if name != "signature"}
     if "variables_info" in kept:
         kept["variables_info"] = stub(str(kept["variables_info"]))
     history = kept.get("repl_history")
@@ -146,6 +149,7 @@ class PredictPolicy:
     """Asks ``generate_action`` and ``extract``: dspy predictors, or any objects called with keyword arguments.
 
     ``override``: the LM that decides in place of the predictor's own, where a child run has one of its own.
+    ``skills``: predictors that hold the instructions of skills, by name; ``compact``: the one that summarizes.
     ``raise_unreadable``: whether a reply of the root's that dspy cannot parse ends the run, as it does with dspy's class.
     """
 
@@ -160,9 +164,15 @@ class PredictPolicy:
     max_history_chars: int
     max_output_chars: int
     raise_unreadable: bool = False
+    skills: Mapping[str, Any] = field(default_factory=dict)
+    compact: Any = None
 
     async def decide(self, view: View) -> Action:
         inputs = self._inputs(view, iteration=view.remaining or "(not limited)")
+        if self.skills and isinstance(self.generate_action, dspy.Predict):
+            own = self.generate_action.signature
+            taught = [(name, step.signature.instructions) for name, step in self.skills.items()]
+            inputs["signature"] = own.with_instructions(instructed(own.instructions, taught))
         try:
             prediction = await self._ask(self.generate_action, inputs, view, final=False)
         except AdapterParseError as error:
@@ -183,13 +193,13 @@ class PredictPolicy:
         return {name: getattr(prediction, name) for name in names if getattr(prediction, name, None) is not None}
 
     async def summarize(self, view: View) -> str:
-        """By the model that decides, in plain text. Not by a predictor: an optimizer would have nothing to judge it by."""
-        told = getattr(getattr(self.generate_action, "signature", None), "instructions", "")
-        chars = self.max_history_chars
-        request = prompts.summary(
-            prompts.decision(told, view.contract, view.iterations, view.remaining, chars, view.summary)
-        )
-        return (await self.gate.ask(self.lm, request, view.ledger, inner=view.ledger.depth > 0)).text
+        if self.compact is None:  # the strategy was changed after the module was made
+            return ""
+        try:
+            prediction = await self._ask(self.compact, self._inputs(view), view, final=False)
+        except AdapterParseError as error:
+            return str(getattr(error, "lm_response", "") or "")  # words without their field are a summary all the same
+        return str(getattr(prediction, "summary", None) or "")
 
     def _inputs(self, view: View, **more: str) -> dict[str, Any]:
         history = repl_history(view.iterations, self.max_history_chars, self.max_output_chars, view.summary)

@@ -48,7 +48,7 @@ async def aforward(
     """Run once. What ends it other than an input error or a cancellation is a prediction, unless asked to raise."""
     check_inputs(module, inputs)
     chosen = _interpreters.chosen_factory(module, factory)
-    steps = Steps(module.trace_steps)
+    steps = Steps(module.trace_steps, module.skill_steps, module.generate_action)
     made = prepared(inputs, interpreted=_interpreters.is_interpreter(chosen))
     plan = _plan(module, chosen, steps, made, use_async)
     try:
@@ -111,6 +111,8 @@ def _plan(module: RLM, chosen: Any, steps: Steps, made: Inputs, use_async: bool)
             plan.strategy.max_history_chars,
             plan.max_output_chars,
             raise_unreadable=module.on_failure == "raise",
+            skills=module.skill_steps,
+            compact=getattr(module, "compact", None),
         )
 
     tools = {name: Tool.of(name, tool_function(tool)) for name, tool in module.tools.items()}

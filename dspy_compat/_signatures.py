@@ -14,12 +14,22 @@ from dspy.primitives.repl_types import REPLHistory
 from dspy_compat._facade import SUB_AGENTS
 from dspy_compat._options import Options
 from dszig_py.language import Language
-from dszig_py.prompts import INSTRUCTIONS, READING
+from dszig_py.prompts import INSTRUCTIONS, READING, SUMMARIZE
 from dszig_py.signature import REPL_NAMES, Signature
-from dszig_py.skills import Skill, instructed
+from dszig_py.skills import Skill
 from dszig_py.strategy import Strategy
 
-__all__ = ["Step", "action_signature", "adopted", "check_names", "extract_signature", "normalized_tools"]
+__all__ = [
+    "SkillStep",
+    "Step",
+    "action_signature",
+    "adopted",
+    "check_names",
+    "compact_signature",
+    "extract_signature",
+    "normalized_tools",
+    "skill_steps",
+]
 
 # dspy.RLM's own two. An output may be called termination or run, as it may there: it then stands in that place.
 RESULT_NAMES = frozenset({"trajectory", "final_reasoning"})
@@ -81,10 +91,36 @@ class Step(dspy.Predict):
         return self
 
 
-def action_signature(strategy: Strategy, language: Language, skills: Sequence[Skill] = ()) -> Any:
+class SkillStep(Step):
+    """A skill's instructions as a predictor, so that optimizers can tune the skill alone. It is never called: what it says
+    joins ``generate_action``'s instructions, whose steps it shares in traces. Demos would reach no prompt, so none are kept.
+    """
+
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        self.demos = []
+        return super().dump_state(json_mode=json_mode)
+
+
+def skill_steps(skills: Sequence[Skill], action: Any) -> dict[str, SkillStep]:
+    """A predictor for each skill that says something, by its name."""
+    return {
+        s.name: SkillStep(action.with_instructions(s.instructions.strip())) for s in skills if s.instructions.strip()
+    }
+
+
+def compact_signature() -> Any:
+    """contract, history -> summary."""
+    return (
+        dspy.Signature({}, SUMMARIZE)
+        .append("variables_info", dspy.InputField(desc="The contract of the task"), type_=str)
+        .append("repl_history", dspy.InputField(desc="What was run so far, and what it showed"), type_=REPLHistory)
+        .append("summary", dspy.OutputField(desc="What stands for that history from now on"), type_=str)
+    )
+
+
+def action_signature(strategy: Strategy, language: Language) -> Any:
     """contract, history, what is left -> reasoning, code; under dspy.RLM's own field names."""
-    own = language.instructions or INSTRUCTIONS[strategy.prompt]
-    told = instructed(own, [(skill.name, skill.instructions) for skill in skills])
+    told = language.instructions or INSTRUCTIONS[strategy.prompt]
     code = f"{language.name} to run next, as one ```{language.label} block"
     return (
         dspy.Signature({}, told)

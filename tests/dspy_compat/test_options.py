@@ -9,7 +9,7 @@ import re
 import dspy
 import dspy_scripted as scripted
 import pytest
-from dspy_scripted import is_action, step, steps
+from dspy_scripted import fields, is_action, step, steps
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,7 +76,7 @@ def test_a_skill_is_instructions_tools_and_modules():
     with dspy.context(lm=lm):
         rlm = RLM("text -> answer", skills=[skill])
         assert rlm(text="x").answer == "XX"
-    assert rlm.generate_action.signature.instructions.endswith("Skill counting:\nCount twice.")
+    assert rlm.skill_steps["counting"].signature.instructions == "Count twice."
     with pytest.raises(ValueError, match="Duplicate tool name"):
         RLM("text -> answer", tools=[lookup], skills=[skill])
 
@@ -155,7 +155,9 @@ def test_strategies_that_change_the_loop_work_through_predictors():
 def test_a_long_history_is_summarized_on_request(asynchronous):
     """Strategy(compact_at=): the model writes a summary, which the predictor is shown in place of earlier iterations."""
     cells = [f"print('{n}' * 1_500)" for n in range(3)]
-    script = steps(*cells, "SUBMIT(answer=str(len(earlier_iterations)))", sub="SO FAR SO GOOD")
+    script = steps(
+        *cells, "SUBMIT(answer=str(len(earlier_iterations)))", other=lambda prompt: fields(summary="SO FAR SO GOOD")
+    )
     lm = scripted.lm(lambda prompt, last: step("SUBMIT(answer='seen')") if "SO FAR" in prompt else script(prompt, last))
     with dspy.context(lm=lm):
         pred = run(RLM("text -> answer", strategy=Strategy(compact_at=2_000)), asynchronous, text="x")
