@@ -98,6 +98,14 @@ def test_a_value_comes_back_equal_and_of_its_own_type(value):
     assert same(cross(value), value)
 
 
+@pytest.mark.parametrize("microseconds", [62, -62, 999_999])
+def test_an_offset_under_a_second_is_kept(microseconds):
+    """Python's own reading of the text drops it."""
+    zone = dt.timezone(dt.timedelta(microseconds=microseconds))
+    for moment in (dt.datetime(2024, 1, 2, 3, tzinfo=zone, fold=1), dt.time(3, 4, tzinfo=zone)):
+        assert same(cross(moment), moment)
+
+
 @given(VALUES)
 def test_encoding_strictly_and_leniently_agree_on_what_can_cross(value):
     """encode_strictly refuses nothing that encode would not make opaque."""

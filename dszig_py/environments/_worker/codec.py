@@ -261,13 +261,26 @@ _PACKERS: tuple[tuple[Any, Any], ...] = (
     (BaseException, lambda v: ["error", f"{v}"]),
     (complex, lambda v: ["complex", repr(v.real), repr(v.imag)]),
     ((bytes, bytearray, memoryview), lambda v: ["bytes", base64.b64encode(bytes(v)).decode("ascii")]),
-    (dt.datetime, lambda v: ["datetime", dt.datetime.isoformat(v), v.fold]),
+    (dt.datetime, lambda v: ["datetime", *_moment(dt.datetime, v)]),
     (dt.date, lambda v: ["date", dt.date.isoformat(v)]),
-    (dt.time, lambda v: ["time", dt.time.isoformat(v), v.fold]),
+    (dt.time, lambda v: ["time", *_moment(dt.time, v)]),
     (dt.timedelta, lambda v: ["timedelta", v.days, v.seconds, v.microseconds]),
     (decimal.Decimal, lambda v: ["decimal", str(_decimal(str(v)))]),
     (uuid.UUID, lambda v: ["uuid", str(v)]),
 )
+
+
+def _moment(kind: Any, value: Any) -> list[Any]:
+    """Text and fold; an offset under a second, which ``fromisoformat`` reads as none, in microseconds beside it."""
+    offset = value.utcoffset()
+    if offset and abs(offset) < dt.timedelta(seconds=1):
+        return [kind.isoformat(value.replace(tzinfo=None)), value.fold, offset // dt.timedelta(microseconds=1)]
+    return [kind.isoformat(value), value.fold]
+
+
+def _of_moment(kind: Any, text: str, fold: int, offset: int | None = None) -> Any:
+    found = kind.fromisoformat(text).replace(fold=fold)
+    return found if offset is None else found.replace(tzinfo=dt.timezone(dt.timedelta(microseconds=offset)))
 
 
 def _short(value: Any) -> str:
@@ -349,9 +362,9 @@ _UNPACKERS: dict[str, Any] = {
     "frozenset": lambda b, r: _hashed(frozenset, _many(b, r)),
     "set": lambda b, r: _hashed(set, _many(b, r)),
     "tuple": lambda b, r: tuple(_many(b, r)),
-    "datetime": lambda b, r: dt.datetime.fromisoformat(b[1]).replace(fold=b[2]),
+    "datetime": lambda b, r: _of_moment(dt.datetime, *b[1:]),
     "date": lambda b, r: dt.date.fromisoformat(b[1]),
-    "time": lambda b, r: dt.time.fromisoformat(b[1]).replace(fold=b[2]),
+    "time": lambda b, r: _of_moment(dt.time, *b[1:]),
     "timedelta": lambda b, r: dt.timedelta(b[1], b[2], b[3]),
     "decimal": lambda b, r: _decimal(b[1]),
     "uuid": lambda b, r: uuid.UUID(b[1]),
