@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench screenshots clean
+.PHONY: setup demo test check bench live screenshots clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,11 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/environment.py
 	$(BIN)/python tests/benchmarks/fan_out.py
 	$(BIN)/python tests/benchmarks/trace_overhead.py
+	$(BIN)/python tests/benchmarks/dspy_acalls.py
+
+# The prompts on a real model: make live MODEL=openai/gpt-5-mini. Twelve small runs, a dollar at most.
+live: $(STAMP)
+	@$(BIN)/python tests/live.py "$(MODEL)"
 
 # The README's pictures, from a run made on the spot. Needs Chromium.
 screenshots: $(STAMP)
