@@ -31,6 +31,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/fan_out.py
 	$(BIN)/python tests/benchmarks/trace_overhead.py
 	$(BIN)/python tests/benchmarks/dspy_acalls.py
+	$(BIN)/python tests/benchmarks/evaluation.py
 
 # The prompts on a real model: make live MODEL=openai/gpt-5-mini. Twelve small runs, a dollar at most.
 live: $(STAMP)
