@@ -21,7 +21,8 @@ from pydantic import BaseModel, Field, TypeAdapter
 from dszig_py import RLM, Budget, InputField, OutputField, Strategy, prompts
 from dszig_py.contract import compile_contract
 from dszig_py.lm import Message, OfflineLM, Request, ScriptedLM
-from dszig_py.lm.offline import ASK, NOTHING, NOTHING_FOUND, WHO
+from dszig_py.lm._offline_answers import NOTHING, NOTHING_FOUND
+from dszig_py.lm._offline_code import ASK, WHO
 from dszig_py.signature import Signature
 from dszig_py.trajectory import Action, Execution, Iteration, Prediction
 from dszig_py.usage import Remaining
