@@ -26,10 +26,17 @@ class OpenCall:
     """A sub-call that is under way; ``done`` is what will be recorded of it."""
 
     def __init__(self, call: SubCall) -> None:
-        self.done = call
+        self._call = call
+        self._noted: dict[str, Any] = {}
+
+    @property
+    def done(self) -> SubCall:
+        if self._noted:  # put together once, where it is read: a copy of fourteen fields for each note is felt
+            self._call, self._noted = replace(self._call, **self._noted), {}
+        return self._call
 
     def note(self, **what: Any) -> None:
-        self.done = replace(self.done, **what)
+        self._noted.update(what)
 
 
 class Calls:

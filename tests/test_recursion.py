@@ -6,6 +6,7 @@ import json
 import threading
 import time
 
+import anyio
 import pytest
 from pydantic import BaseModel
 
@@ -299,17 +300,31 @@ def test_the_model_sees_its_budget():
 
 
 def test_a_deadline_stops_the_whole_subtree():
-    """Children in running cells and requests in flight end with the root's seconds."""
+    """Children in running cells and requests in flight end with the root's seconds, at most half a second late."""
+    asked, stopped = [], []
 
-    def sub(request):
-        return cell("while True: pass")
+    class Model(ScriptedLM):
+        async def complete(self, request):
+            if is_decision(request):
+                return await super().complete(request)
+            asked.append(request)
+            try:
+                await anyio.sleep_forever()
+            finally:
+                stopped.append(time.monotonic())
 
-    root = ScriptedLM([cell("rlm_query_batched(['a', 'b', 'c'])"), '{"answer": "late"}'])
+    root = ScriptedLM([cell("rlm_query_batched(['a', 'b', 'c', 'd'])"), '{"answer": "late"}'])
+    running = cell(
+        "import threading\nfor n in '12': threading.Thread(target=llm_query, args=[n]).start()\nwhile True: pass"
+    )
     started = time.monotonic()
-    pred = RLM("text -> answer", lm=root, sub_lm=ScriptedLM(sub), budget=Budget(max_seconds=3))(text="t")
+    pred = RLM("text -> answer", lm=root, sub_lm=Model(lambda r: running), budget=Budget(max_seconds=3))(text="t")
     assert time.monotonic() - started < 3.5
     assert pred.termination.kind == "max_seconds"
     assert pred.answer == "late"
+    assert asked, "requests were in flight"
+    assert len(stopped) == len(asked)
+    assert max(stopped) - started < 3.5
 
 
 def test_one_limiter_holds_for_the_whole_tree():

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 import os
 import sqlite3
 import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +22,11 @@ from typing import Any, TypeVar
 
 from dszig_py.errors import InputError
 from dszig_py.lm import resolve
+from dszig_py.lm._stored import packed, reply_data, reply_of, unpacked
 from dszig_py.lm.base import LM, Reply, Request, answered, price_known
 from dszig_py.usage import Usage
 
-__all__ = ["Around", "Cached", "Worker", "packed", "reply_data", "reply_of", "unpacked"]
+__all__ = ["Around", "Cached", "Worker"]
 
 SCHEMA_VERSION = 1  # of the SQLite file, kept in its user_version
 BUSY_SECONDS = 5.0  # how long a query waits for another process
@@ -321,31 +321,6 @@ class Worker:
                 self._pool, self._pid = ThreadPoolExecutor(1, self._name), os.getpid()
             pool = self._pool
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(pool, function, *args))
-
-
-def packed(data: Any) -> bytes:
-    """JSON in one line. Text comes back exactly, lone surrogates too, which escapes in pairs would not give."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-
-
-def unpacked(raw: bytes) -> Any:
-    """What :func:`packed` made. Raises ValueError."""
-    return json.loads(raw.decode("utf-8", "surrogatepass"))
-
-
-def reply_data(reply: Reply) -> dict[str, Any]:
-    """A reply as JSON data; ``cached`` is left out."""
-    usage = reply.usage
-    names = ("calls", "input_tokens", "output_tokens", "cost", "seconds", "estimated")
-    spent = {name: getattr(usage, name) for name in names}
-    return {"text": reply.text, "model": reply.model, "finish": reply.finish, "usage": spent}
-
-
-def reply_of(data: Mapping[str, Any]) -> Reply:
-    """The reply of :func:`reply_data`. Raises KeyError, TypeError, ValueError, AttributeError where it is none."""
-    if not isinstance(data["text"], str):
-        raise TypeError("a reply's text is text")
-    return Reply(data["text"], Usage(**data["usage"]), data["model"], data["finish"], bool(data.get("cached")))
 
 
 def _after_fork() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 
 from dszig_py.errors import InputError
 
@@ -29,7 +30,7 @@ class Limiter:
     """``async with limiter:`` holds one of ``total`` slots. Thread-safe; waiting is cancelled as anything else is."""
 
     def __init__(self, total: int) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may end an abandoned waiter in the thread that holds it
         self._total = total
         self._held = 0
         self._waiting: deque[_Waiter] = deque()
@@ -60,7 +61,8 @@ class Limiter:
                 if waiter.granted:
                     self._give_up()
                 else:
-                    self._waiting.remove(waiter)
+                    with suppress(ValueError):  # passed over already, its loop being closed
+                        self._waiting.remove(waiter)
             raise
 
     async def __aexit__(self, *_: object) -> None:
@@ -79,6 +81,7 @@ class Limiter:
             try:
                 waiter.loop.call_soon_threadsafe(_wake, waiter.future)
             except RuntimeError:  # its loop is closed: nobody is there any more
+                waiter.granted = False
                 continue
             return True
         return False

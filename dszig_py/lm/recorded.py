@@ -23,8 +23,9 @@ from typing import Any, cast
 
 from dszig_py.errors import InputError, LMError, ReplayMismatch
 from dszig_py.lm import cached
+from dszig_py.lm._stored import packed, reply_data, reply_of, unpacked
 from dszig_py.lm.base import Reply, Request, answered
-from dszig_py.lm.cached import Around, Worker, packed, reply_data, reply_of, unpacked
+from dszig_py.lm.cached import Around, Worker
 
 __all__ = ["Recorded", "Replayed"]
 

@@ -17,8 +17,9 @@ from typing import Any, cast
 
 from dszig_py.errors import InputError, LMError, ReplayMismatch
 from dszig_py.lm import recorded
+from dszig_py.lm._stored import reply_data, unpacked
 from dszig_py.lm.base import LM, Reply, Request, answered
-from dszig_py.lm.cached import Around, reply_data, unpacked
+from dszig_py.lm.cached import Around
 
 __all__ = ["Journal", "Journaled"]
 

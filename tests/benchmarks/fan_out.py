@@ -8,6 +8,7 @@ the machine.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import multiprocessing
 import resource
@@ -55,6 +56,7 @@ def model(url, name):
 
 def cost(work):
     """(wall seconds, CPU seconds of this process and its workers) of one coroutine."""
+    gc.collect()  # or what one side left behind is swept in the other's time
     before, started = cpu(), time.perf_counter()
     asyncio.run(work())
     return time.perf_counter() - started, cpu() - before
