@@ -7,6 +7,7 @@ import pytest
 from dszig_py import RLM, LMError, Strategy, Trajectory
 from dszig_py.lm import ScriptedLM
 from dszig_py.prompts import SUMMARIZE
+from dszig_py.render import console, html
 
 
 def cell(code):
@@ -119,3 +120,12 @@ def test_a_threshold_that_is_neither_share_nor_size_is_refused():
     """1 to 1,999 would be a slip."""
     with pytest.raises(ValueError, match=r"2,000"):
         Strategy(compact_at=80)
+
+
+def test_summaries_are_shown_where_they_were_made(capsys):
+    """On the page of the run and in the terminal, escaped."""
+    pred = run(Worker(5, summary="lines of <b>x</b>"), compact_at=4_000)
+    assert "iterations summarized" in html.page(pred.trajectory)
+    assert "lines of &lt;b&gt;x&lt;/b&gt;" in html.page(pred.trajectory)
+    console.show(pred.trajectory, console.rich_console())
+    assert "summarized) lines of <b>x</b>" in capsys.readouterr().out.replace("\n", " ")

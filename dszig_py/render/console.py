@@ -220,6 +220,8 @@ def _whole(run: Trajectory) -> Iterable[RenderableType]:
 
 def _iteration_in_full(iteration: Iteration) -> Iterable[RenderableType]:
     yield _rule(iteration.index, _spent_on(iteration))
+    if (made := iteration.compaction) is not None:
+        yield from _said(f"(the first {made.iterations} iterations, summarized) {clean(made.summary).strip()}")
     yield from _said(clean(iteration.action.reasoning).strip())
     for cell in iteration.action.cells:
         yield from _code(cell, None)

@@ -150,6 +150,7 @@ class _View:
             tag("span", ", ".join([*about, tokens(spent), seconds(iteration.seconds)]), class_="dz-num"),
         )
         body = [
+            parts.compaction(iteration.compaction, self.chars),
             parts.text("Reasoning", action.reasoning, self.chars, "dz-prose"),
             parts.text("Not understood", action.problem, self.chars, "dz-prose"),
             *(parts.code(cell, n, len(action.cells), self.chars) for n, cell in enumerate(action.cells, 1)),

@@ -12,10 +12,10 @@ from dszig_py.evidence import Evidence
 from dszig_py.previews import brief
 from dszig_py.render.markup import Html, bounded, count, dollars, escape, highlight, line, seconds, tag, tokens
 from dszig_py.text import truncate
-from dszig_py.trajectory import Extraction, Iteration, SubCall, Termination
+from dszig_py.trajectory import Compaction, Extraction, Iteration, SubCall, Termination
 from dszig_py.usage import Usage
 
-__all__ = ["begun", "code", "ended", "extraction", "observed", "paid", "pre", "spending", "text", "value"]
+__all__ = ["begun", "code", "compaction", "ended", "extraction", "observed", "paid", "pre", "spending", "text", "value"]
 
 OUTPUT_CHARS = 20_000
 ONE_LINE = 90
@@ -81,6 +81,14 @@ def observed(iteration: Iteration, chars: int) -> Iterator[Html]:
     yield text(f"Observation{printed}", shown or "(nothing)", chars, "dz-error" if run.error else "dz-text")
     if run.error.strip() and run.error.strip()[-200:] not in shown:
         yield text("Error", run.error, chars, "dz-error")
+
+
+def compaction(made: Compaction | None, chars: int) -> Html:
+    """The summary that took the place of earlier iterations before this one was decided."""
+    if made is None:
+        return NOTHING
+    label = f"Before it, {count(made.iterations, 'iteration')} summarized ({made.chars:,} characters)"
+    return text(label, made.summary, chars, "dz-prose")
 
 
 def extraction(done: Extraction, chars: int) -> Html:
