@@ -44,6 +44,7 @@ class Calls:
 
     def __init__(self, run: str, ledger: Ledger, publish: Callable[[Event], None]) -> None:
         self.run, self.ledger, self.publish = run, ledger, publish
+        self.sizes: dict[str, int] = {}  # of batches under way
         self._done: list[SubCall] = []
         self._count = self._under_way = 0
         self._idle: anyio.Event | None = None
@@ -85,7 +86,8 @@ class Calls:
         begun = time.monotonic()
         started, kept = begun - self._started, truncate(text, PROMPT_KEPT)
         call = OpenCall(SubCall(self.new_id(), kind, kept, len(text), started=started, batch=batch, index=index))
-        self.publish(SubCallStarted(self.run, self.ledger.depth, call.done.id, kind, batch))
+        size = self.sizes.get(batch, 0)
+        self.publish(SubCallStarted(self.run, self.ledger.depth, call.done.id, kind, batch, size))
         self._under_way += 1
         try:
             yield call

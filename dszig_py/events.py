@@ -88,11 +88,14 @@ class ActionChosen(Event):
 
 @dataclass(frozen=True, slots=True)
 class SubCallStarted(Event):
-    """Code called a model, a child run or a tool. ``batch``: the id shared by all calls of one batch, "" outside of one."""
+    """Code called a model, a child run or a tool. ``batch``: the id shared by all calls of one batch, "" outside of one;
+    ``size``: how many calls that batch will have.
+    """
 
     id: str
     kind: str
     batch: str = ""
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

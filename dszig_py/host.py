@@ -241,6 +241,7 @@ class RunHost:
             raise CallRefused(f"{name} takes a list, not {type(items).__name__}", "TypeError")
         asked = cast("Sequence[Any]", items)
         batch = self.calls.new_id()
+        self.calls.sizes[batch] = len(asked)
         answers: list[Any] = [None] * len(asked)
         waiting = iter(enumerate(asked))
 
@@ -259,6 +260,8 @@ class RunHost:
                     group.start_soon(work)
         except* DszigError as failures:  # a replay that no longer matches ends the run, as itself
             raise failures.exceptions[0] from None
+        finally:
+            del self.calls.sizes[batch]
         return answers
 
     async def _ask(self, call: OpenCall, request: Request, lm: LM) -> str:

@@ -42,15 +42,13 @@ def in_notebook() -> bool:
 class BatchBars:
     """A subscriber with one bar for each batch that the root's code has under way. tqdm loads with the first one.
 
-    ``file``: where bars are drawn, by default stderr (in a notebook they are widgets, where those are installed). How
-    many calls a batch has is counted as they are begun, which is at once. Calls of children have no bars of their own.
+    ``file``: where bars are drawn, by default stderr (in a notebook they are widgets, where those are installed).
+    ``every``: seconds between two drawings of a bar. Calls of children have no bars of their own.
     """
 
-    def __init__(self, file: Any = None) -> None:
-        self._file = file
+    def __init__(self, file: Any = None, *, every: float = 0.1) -> None:
+        self._file, self._every = file, every
         self._bars: dict[str, Any] = {}
-        self._begun: dict[str, list[str]] = {}  # batch -> kinds of its calls
-        self._done: dict[str, int] = {}
         self._failed: dict[str, int] = {}
 
     def __call__(self, event: Event) -> None:
@@ -58,7 +56,7 @@ class BatchBars:
             return
         if isinstance(event, SubCallStarted) and event.batch:
             self._started(event)
-        elif isinstance(event, SubCallFinished) and event.sub_call.batch in self._begun:
+        elif isinstance(event, SubCallFinished) and event.sub_call.batch in self._bars:
             self._finished(event.sub_call.batch, failed=bool(event.sub_call.error))
         elif isinstance(event, (IterationFinished, RunFinished)):
             self.close()
@@ -74,27 +72,25 @@ class BatchBars:
         """Finish all bars. May be called twice."""
         for bar in self._bars.values():
             bar.close()
-        for kept in (self._bars, self._begun, self._done, self._failed):
-            kept.clear()
+        self._bars.clear()
+        self._failed.clear()
 
     def _started(self, event: SubCallStarted) -> None:
-        kinds = self._begun.setdefault(event.batch, [])
-        kinds.append(event.kind)
-        bar = self._bars.get(event.batch)
-        if bar is not None:
-            bar.total = len(kinds)
-        elif len(kinds) >= LEAST:
-            name, done = f"{event.kind}_batched", self._done.get(event.batch, 0)
-            self._bars[event.batch] = _tqdm()(
-                total=len(kinds), initial=done, desc=name, unit="call", file=self._file, dynamic_ncols=True, leave=False
-            )
+        if event.batch in self._bars or event.size < LEAST:
+            return
+        self._bars[event.batch] = _tqdm()(
+            total=event.size,
+            desc=f"{event.kind}_batched",
+            unit="call",
+            file=self._file,
+            mininterval=self._every,
+            dynamic_ncols=True,
+            leave=False,
+        )
 
     def _finished(self, batch: str, *, failed: bool) -> None:
-        self._done[batch] = self._done.get(batch, 0) + 1
         self._failed[batch] = self._failed.get(batch, 0) + failed
-        bar = self._bars.get(batch)
-        if bar is None:
-            return
+        bar = self._bars[batch]
         if failed:
             bar.set_postfix_str(f"{self._failed[batch]} failed", refresh=False)
         bar.update()
