@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench live screenshots clean
+.PHONY: setup demo test check bench bench-parts live screenshots clean
 
 setup: $(STAMP)
 
@@ -25,8 +25,13 @@ check: $(STAMP)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# Our own share, measured on this machine: the environment, sub-calls and runs beside bare LiteLLM, tracing.
+# Us beside our peers and the floors, on this machine: writes tests/benchmarks/RESULTS.md. QUICK=1: under two minutes.
+# PEERS_PYTHON: another Python that has the peers, where they are not to be installed here (`pip install .[bench]`).
 bench: $(STAMP)
+	$(BIN)/python tests/benchmarks $(if $(QUICK),--quick)
+
+# Single questions, each by itself: the environment, fan-out in pairs, tracing, DSPy's async path, an evaluation's own cost.
+bench-parts: $(STAMP)
 	$(BIN)/python tests/benchmarks/environment.py
 	$(BIN)/python tests/benchmarks/fan_out.py
 	$(BIN)/python tests/benchmarks/trace_overhead.py

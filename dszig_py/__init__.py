@@ -18,13 +18,14 @@ from dszig_py.evidence import Evidence
 from dszig_py.rlm import RLM
 from dszig_py.signature import Field, InputField, OutputField, Signature
 from dszig_py.skills import Skill
-from dszig_py.strategy import Strategy
-from dszig_py.usage import Budget, Usage
 
 if TYPE_CHECKING:
     from dszig_py.documents import Document, read_document
+    from dszig_py.files import File, Folder, Text
     from dszig_py.sessions import Session
+    from dszig_py.strategy import Strategy
     from dszig_py.trajectory import Prediction, Termination, Trajectory
+    from dszig_py.usage import Budget, Usage
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,8 @@ __all__ = [
     "EnvironmentFailure",
     "Evidence",
     "Field",
+    "File",
+    "Folder",
     "InputError",
     "InputField",
     "LMError",
@@ -49,17 +52,24 @@ __all__ = [
     "Skill",
     "Strategy",
     "Termination",
+    "Text",
     "Trajectory",
     "Usage",
     "read_document",
 ]
 
 _LATER = {
+    "Budget": "usage",
     "Document": "documents",
+    "File": "files",
+    "Folder": "files",
     "Prediction": "trajectory",
     "Session": "sessions",
+    "Strategy": "strategy",
     "Termination": "trajectory",
+    "Text": "files",
     "Trajectory": "trajectory",
+    "Usage": "usage",
     "read_document": "documents",
 }
 

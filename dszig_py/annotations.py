@@ -15,12 +15,14 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import reduce
+from pathlib import Path
 from types import GenericAlias, ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Optional, Union, cast, get_args, get_origin
 from uuid import UUID
 
 from dszig_py.errors import SignatureError
 from dszig_py.evidence import Evidence
+from dszig_py.files import File, Folder, Text
 
 __all__ = ["STRING", "TypeReader", "short", "type_text"]
 
@@ -34,7 +36,9 @@ _PLAIN = (str, int, float, bool, complex, bytes, date, datetime, time, timedelta
 _typing: dict[str, Any] = {"Any": Any, "Optional": Optional, "Union": Union, "Literal": Literal}
 _typing |= {"List": list, "Dict": dict, "Tuple": tuple, "Set": set, "FrozenSet": frozenset}
 _typing |= {"Sequence": Sequence, "Mapping": Mapping}
-_NAMES: dict[str, Any] = {tp.__name__: tp for tp in _PLAIN} | _typing | {"Evidence": Evidence}
+_NAMES: dict[str, Any] = (
+    {tp.__name__: tp for tp in _PLAIN} | _typing | {tp.__name__: tp for tp in (Evidence, File, Folder, Text, Path)}
+)
 _MODULES: dict[str, dict[str, Any]] = {
     "typing": _typing,
     "t": _typing,
@@ -43,6 +47,7 @@ _MODULES: dict[str, dict[str, Any]] = {
     "datetime": {tp.__name__: tp for tp in (date, datetime, time, timedelta)},
     "decimal": {"Decimal": Decimal},
     "uuid": {"UUID": UUID},
+    "pathlib": {"Path": Path},
 }
 # What people write out of habit from JSON Schema and is spelled too differently for difflib.
 _FOREIGN = {"text": "str", "number": "float", "double": "float", "array": "list", "object": "dict", "null": "None"}

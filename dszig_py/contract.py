@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast, get_origin
 
-from dszig_py import evidence
+from dszig_py import evidence, files
 from dszig_py.documents import Document
-from dszig_py.errors import InputError
+from dszig_py.errors import InputError, SignatureError
 from dszig_py.language import PYTHON, Language
 from dszig_py.previews import preview, size_text
 from dszig_py.signature import Field, Signature, type_text
@@ -191,6 +191,8 @@ def compile_contract(
     """
     for f in signature.outputs:
         adapter(f.type)
+        if files.wanted(f.type) in (files.File, files.Folder):
+            raise SignatureError(f"output {f.name!r}: files are inputs only; declare str and submit the text")
     names = [f.name for f in signature.inputs]
     missing = [n for n in names if n not in inputs]
     surplus = [n for n in inputs if n not in names]
@@ -211,6 +213,8 @@ def compile_contract(
 def _variable(f: Field, value: Any, limit: int) -> Variable:
     if isinstance(value, Prepared):
         return Variable(f.name, value.type, value.value, value.size, value.preview, whole=False, desc=f.desc)
+    if (given := files.opened(f.name, f.type, value, limit)) is not None:
+        return Variable(f.name, given.type, given, given.told, given.preview, whole=False, desc=f.desc)
     value = _input(f, value)
     shown, whole = preview(value, limit)
     return Variable(f.name, _type_of(value, f), value, size_text(value), shown, whole, f.desc)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio.to_thread
 
+from dszig_py import files
 from dszig_py.environments._worker import codec
 from dszig_py.errors import InputError
 from dszig_py.lm.resumed import Journal, beside
@@ -35,7 +36,8 @@ async def journaled(rlm: RLM, plan: Plan, inputs: Mapping[str, Any]) -> Plan:
 
 def _begun(rlm: RLM, inputs: Mapping[str, Any]) -> Journal:
     try:
-        given = {name: codec.encode_strictly(value) for name, value in inputs.items()}
+        types = {f.name: f.type for f in rlm.signature.inputs}
+        given = {n: codec.encode_strictly(files.written(n, types.get(n), value)) for n, value in inputs.items()}
     except TypeError as error:
         raise InputError(f"a resumable run needs inputs that can be written down: {error}") from None
     return Journal.begin(beside(cast("str", rlm.resumable)), {"options": options(rlm), "inputs": given})

@@ -17,8 +17,6 @@ from dszig_py.errors import InputError, LimitReached
 from dszig_py.language import language_of
 from dszig_py.signature import REPL_NAMES, Signature
 from dszig_py.skills import Skill, instructed, with_packages
-from dszig_py.strategy import Strategy
-from dszig_py.usage import Budget
 
 if TYPE_CHECKING:
     from dszig_py.corpus import Corpus
@@ -30,9 +28,11 @@ if TYPE_CHECKING:
     from dszig_py.publishing import Place
     from dszig_py.runner import Plan, Shared
     from dszig_py.sessions import Session
+    from dszig_py.strategy import Strategy
     from dszig_py.stream import AsyncStream, Stream
     from dszig_py.trace import Tracer
     from dszig_py.trajectory import Prediction
+    from dszig_py.usage import Budget
 
 __all__ = ["RLM"]
 
@@ -94,6 +94,10 @@ class RLM:
         telemetry: bool | None = None,
     ) -> None:
         self.signature = Signature.of(signature, types=types if types is not None else _classes_of_caller())
+        # Here, not above: a pydantic model costs ten milliseconds to define, and importing an RLM is not making one.
+        from dszig_py.strategy import Strategy
+        from dszig_py.usage import Budget
+
         self.budget = merged_budget(budget or Budget(), max_iters=max_iters, max_llm_calls=max_llm_calls)
         self.strategy = strategy or Strategy()
         if on_limit not in ("partial", "raise"):
@@ -313,7 +317,7 @@ def merged_budget(budget: Budget, **shortcuts: int | None) -> Budget:
         if name in budget.model_fields_set and getattr(budget, name) != value:
             raise InputError(f"{name} is given as {value} and in the budget as {getattr(budget, name)}; give it once")
     try:
-        return Budget.model_validate({**{n: getattr(budget, n) for n in budget.model_fields_set}, **given})
+        return type(budget).model_validate({**{n: getattr(budget, n) for n in budget.model_fields_set}, **given})
     except ValueError as error:
         raise InputError(str(error)) from None
 

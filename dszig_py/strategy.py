@@ -23,7 +23,7 @@ class Strategy(BaseModel):
     characters of one sub-call's prompt; a longer one is refused with a word on splitting it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     prompt: Literal["default", "cost_aware", "small_context"] = "default"
     show: tuple[str, ...] = ()

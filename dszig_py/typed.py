@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from dszig_py.environments._worker import codec
 from dszig_py.errors import SignatureError
+from dszig_py.files import asked_for
 from dszig_py.replies import read_json
 from dszig_py.signature import Signature
 from dszig_py.validation import adapter, coerce
@@ -43,6 +44,9 @@ class Task:
             kind = type(text).__name__
             raise SignatureError(f'the first argument is a signature such as "text -> label: str", not {kind}')
         signature = Signature.parse(text, types={name: _stand_in(name) for name in classes})
+        if any(asked_for(f.type) for f in (*signature.inputs, *signature.outputs)):
+            # What the code names is no path of the caller's: a child's File would be opened by this process.
+            raise SignatureError("a sub-call takes no File, Folder, Path or Text; pass the text itself as a str")
         return cls(signature, json_schema(signature, classes))
 
 

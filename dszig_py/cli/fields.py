@@ -16,6 +16,7 @@ import click
 
 from dszig_py.documents import FORMATS, read_document
 from dszig_py.errors import InputError
+from dszig_py.files import wanted
 from dszig_py.signature import Field, Signature, type_text
 from dszig_py.validation import coerce
 
@@ -106,6 +107,8 @@ def _value(field: Field, text: str, standard: Standard) -> Any:
         return _typed(field, _decoded(field, standard.read(f"--{field.name}"), "stdin"))
     if text.startswith("@@"):
         return _typed(field, text[1:])
+    if text.startswith("@") and wanted(field.type) is not None:
+        return Path(text[1:]).expanduser()  # the run opens it, and nothing reads it here
     if text.startswith("@") and FORMATS.get(os.path.splitext(text)[1].lower()) in _BINARY and field.type is not bytes:
         return _document(field, text[1:])
     if text.startswith("@"):

@@ -82,8 +82,16 @@ class Zygote:
         return token
 
     def signal(self, token: int, number: signal.Signals) -> None:
-        """Signal one worker, if it still runs. Silent where the zygote is gone: its workers went with it."""
-        body = json.dumps({"op": "signal", "token": token, "signal": int(number)}).encode()
+        """Signal one worker, if it still runs."""
+        self._tell({"op": "signal", "token": token, "signal": int(number)})
+
+    def forget_text(self, key: int) -> None:
+        """Drop a text that was kept for several sessions."""
+        self._tell({"op": "forget", "key": key})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Silent where the zygote is gone: its workers went with it."""
+        body = json.dumps(message).encode()
         with self._lock:
             try:
                 self._control.sendall(_HEADER.pack(len(body)) + body)

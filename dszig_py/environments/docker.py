@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from dszig_py import files
 from dszig_py.environments import inputs
 from dszig_py.environments._link import Link
 from dszig_py.environments._opening import off_loop, packed_inputs, size_in_bytes, started
@@ -83,6 +84,7 @@ class DockerEnvironment:
 
     async def open(self, contract: Contract, host: Host, limits: CellLimits) -> DockerSession:
         """Start a container with the inputs. Raises :class:`InputError`, :class:`EnvironmentFailure`."""
+        files.refused({v.name: v.value for v in contract.variables}, self.name)
         engine = await off_loop(self.find_engine)
         packed = await packed_inputs(contract)
         return await started(DockerSession(self, engine, packed, host, limits))

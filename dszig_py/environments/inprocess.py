@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING, Any
 from dszig_py.environments import _output
 from dszig_py.environments._lane import Lane, Stoppable
 from dszig_py.environments._link import CellClock
-from dszig_py.environments._worker import cell, codec, keeping, typed
+from dszig_py.environments._worker import cell, codec, keeping, text, typed
+from dszig_py.environments._worker import files as worker_files
 from dszig_py.environments.base import CallRefused, CellLimits, Execution, Host, Isolation, Snapshot
 from dszig_py.errors import DszigError, EnvironmentFailure
+from dszig_py.files import Opened
 from dszig_py.text import truncate
 
 if TYPE_CHECKING:
@@ -337,10 +339,19 @@ class InProcessSession:
 def _by_value(value: Any) -> Any:
     if type(value) in _AS_THEY_ARE:
         return value
+    if isinstance(value, Opened):
+        return _in_place(value)
     try:
         return codec.decode(codec.encode_strictly(value))
     except TypeError:  # no form as data: here, and only here, it can be what it is
         return value
+
+
+def _in_place(value: Opened) -> Any:
+    if value.fd >= 0:
+        about = {"name": value.name, "encoding": value.encoding}
+        return worker_files.received(value.name, value.kind, value.fd, value.size, about)
+    return text.Text(text.Held(value.content.encode("utf-8", "surrogatepass")))
 
 
 def _timeout(message: str) -> type[BaseException]:

@@ -98,10 +98,12 @@ def boundary(
     memory: int | None,
     cpu_seconds: int | None,
     packages: Sequence[str],
+    given: Sequence[str] = (),
 ) -> Boundary:
     """The strongest boundary that ``facts`` (what the zygote probed) allow. Raises :class:`EnvironmentFailure`.
 
     ``memory``: bytes of address space of one worker. ``read``: what may be read besides the standard library.
+    ``given``: paths of the inputs, which come as descriptors.
     """
     if not has_boundary(facts):
         raise EnvironmentFailure(refusal(facts))
@@ -113,6 +115,8 @@ def boundary(
         reads += f", the packages {', '.join(packages)}"
     if not strict and (own := [p for p in read if "site-packages" not in p]):
         reads += f", {', '.join(own[:5])}"
+    if given:
+        reads += f", the inputs {', '.join(ascii(path) for path in given)}"
     covered = tuple(text.format(reads=reads) for text in (_DARWIN_COVERED if mac else _COVERED.values()))
     if mac:
         return Boundary({**policy, "address_space": None}, Isolation("seatbelt", covered, _DARWIN_NOT_COVERED))

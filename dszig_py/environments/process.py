@@ -21,7 +21,7 @@ from dszig_py.environments.base import CellLimits, Host
 from dszig_py.environments.isolation import Boundary, boundary, seatbelt_command
 from dszig_py.environments.packages import Packages, find_packages
 from dszig_py.environments.session import WorkerSession
-from dszig_py.errors import EnvironmentFailure
+from dszig_py.errors import EnvironmentFailure, InputError
 
 if TYPE_CHECKING:
     from dszig_py.contract import Contract
@@ -77,7 +77,7 @@ class ProcessEnvironment:
     def _read(self) -> tuple[str, ...]:
         return (*self.importable().read, *(str(path) for path in self.read))
 
-    def boundary(self, facts: dict[str, Any], input_bytes: int) -> Boundary:
+    def boundary(self, facts: dict[str, Any], input_bytes: int, given: Sequence[str] = ()) -> Boundary:
         """What will hold around a worker with inputs of that size. Raises :class:`EnvironmentFailure`."""
         memory = size_in_bytes(self.memory) if self.memory is not None else (1 << 30) + 2 * input_bytes
         return boundary(
@@ -86,6 +86,7 @@ class ProcessEnvironment:
             memory=memory + _OWN_MEMORY,
             cpu_seconds=self.cpu_seconds,
             packages=("pydantic", *self.packages),
+            given=given,
         )
 
 
@@ -103,7 +104,11 @@ class ProcessSession(WorkerSession):
         self._environment = environment
         self._zygote = zygote
         self._token = 0
-        self._boundary = environment.boundary(zygote.facts, packed.size)
+        given = [passed.value.path for passed in packed.opened if passed.value.path]
+        self._boundary = environment.boundary(zygote.facts, packed.size, given)
+        level = self._boundary.isolation.level
+        if level != "full" and (folders := [p.name for p in packed.opened if p.value.kind == "folder"]):
+            raise InputError(f"input {folders[0]!r}: a folder needs Landlock, and the isolation here is {level!r}")
         super().__init__(
             packed,
             host,
@@ -120,6 +125,7 @@ class ProcessSession(WorkerSession):
         ours.setblocking(False)
         request = {
             "inputs": self._packed.specs(1),
+            "shared": self._packed.shared(self._zygote),
             "max_frame": self._environment.max_frame,
             "policy": self._boundary.policy,
             "import": self._environment.importable().modules,

@@ -334,6 +334,8 @@ class WorkerSession:
         before.release()
         if frame is None:  # more than fits a frame: a new worker maps it
             self._kill()
+            if self._link is not None:  # else the first cell might still be sent to it, and be lost with it
+                await asyncio.wait([self._link.gone], timeout=_INTERRUPT_GRACE)
         elif self._link is not None and not self._link.gone.done():
             kept = [list(pair) for pair in carried.values] if not self._number else []  # later it has them
             self._link.send({"t": "bind", **frame, "functions": self._functions(), "carried": kept, "keep": True})

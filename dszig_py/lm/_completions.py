@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from dszig_py.lm._messages import messages_of
 from dszig_py.lm.base import Request
 
 __all__ = ["Completion", "Refused", "body_of", "completion_of", "error_text", "streamed"]
@@ -59,11 +60,7 @@ def body_of(
     body.update(options.get("extra_body") or {})
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    messages: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in request.sent]
-    if request.images:
-        pictures = [{"type": "image_url", "image_url": {"url": url}} for url in request.images]
-        messages[-1]["content"] = [{"type": "text", "text": messages[-1]["content"]}, *pictures]
-    # Lone surrogates are legal in a str and in no request body: "replace" makes them question marks.
+    messages = messages_of(request, marked=False)
     return json.dumps({**body, "model": name, "messages": messages}, ensure_ascii=False).encode("utf-8", "replace")
 
 

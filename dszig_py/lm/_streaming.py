@@ -1,17 +1,44 @@
-"""A reply told as it comes through LiteLLM, and put together into the response that a plain call gives."""
+"""A reply told as it comes, with the whole asked for where that fails; LiteLLM's stream put together into its response."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import anyio
 
-__all__ = ["streamed"]
+from dszig_py.errors import LMError
+from dszig_py.lm.base import Reply
+
+__all__ = ["streamed", "told"]
 
 CLOSE_SECONDS = 1.0
+
+
+async def told(
+    ask: Callable[[Callable[[str], None] | None], Awaitable[Reply]], on_text: Callable[[str], None]
+) -> Reply:
+    """``ask(tell)``, a streaming call; then ``ask(None)``, a plain one, where that brought no text: what cannot be streamed, or
+    a server that ignores what it was asked for or answers with something else. The plain call says what there is to say.
+    """
+    heard: list[str] = []
+
+    def tell(text: str) -> None:
+        heard.append(text)
+        on_text(text)
+
+    try:
+        reply = await ask(tell)
+        if heard:
+            return reply
+    except LMError as error:
+        if heard or error.retryable:
+            raise
+    reply = await ask(None)
+    on_text(reply.text)
+    return reply
 
 
 async def streamed(litellm: Any, arguments: Mapping[str, Any], on_text: Callable[[str], None]) -> Any:

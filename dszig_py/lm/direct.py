@@ -9,6 +9,7 @@ open spends 16 ms a call in its pool; aiohttp does not.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 import time
@@ -19,9 +20,9 @@ from dszig_py.errors import InputError, LMError
 from dszig_py.lm import _price_list
 from dszig_py.lm._completions import Completion, Refused, body_of, completion_of, error_text, streamed
 from dszig_py.lm._endpoints import Endpoint, endpoint, split
-from dszig_py.lm._failures import KEYS as _KEYS
-from dszig_py.lm._failures import retry_after as _retry_after
+from dszig_py.lm._failures import KEYS, retry_after
 from dszig_py.lm._sessions import TooLarge, library, pieces, posted, whole
+from dszig_py.lm._streaming import told
 from dszig_py.lm.base import Reply, Request, estimated_usage
 from dszig_py.lm.litellm import _SHOWN
 from dszig_py.usage import Usage
@@ -97,22 +98,7 @@ class DirectLM:
 
     async def stream(self, request: Request, on_text: Callable[[str], None]) -> Reply:
         """The same, told as it comes. A server that does not stream is asked for the whole."""
-        heard: list[str] = []
-
-        def tell(text: str) -> None:
-            heard.append(text)
-            on_text(text)
-
-        try:
-            reply = await self._ask(request, tell)
-            if heard:
-                return reply
-        except LMError as error:
-            if heard or error.retryable:
-                raise
-        reply = await self.complete(request)
-        on_text(reply.text)
-        return reply
+        return await told(functools.partial(self._ask, request), on_text)
 
     async def _ask(self, request: Request, on_text: Callable[[str], None] | None) -> Reply:
         await self._load_prices()
@@ -193,13 +179,13 @@ class DirectLM:
         """A failure as ours: short, without keys. By status, where there is one: 4xx but for 408, 409 and 429 stays so."""
         if where.key:
             detail = detail.replace(where.key, "...")
-        detail = _KEYS.sub("...", _LOGIN.sub("//", detail))[:300]
+        detail = KEYS.sub("...", _LOGIN.sub("//", detail))[:300]
         told = f"{self.model}: HTTP {status}: " if status else f"{self.model}: "
         if status is not None:
             retryable = (status in (408, 409, 429) or status >= 500) and "insufficient_quota" not in detail
         kind = _BadRequest if status in (400, 404, 415, 422, 501) else LMError
         lower = {name.lower(): value for name, value in (headers or {}).items()}
-        return kind(f"{told}{detail}", retryable=retryable, retry_after=_retry_after(lower))
+        return kind(f"{told}{detail}", retryable=retryable, retry_after=retry_after(lower))
 
     def _reply(self, request: Request, made: Completion, seconds: float) -> Reply:
         tokens_in, tokens_out, estimated = made.tokens_in, made.tokens_out, not made.tokens_in

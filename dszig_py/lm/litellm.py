@@ -7,6 +7,7 @@ asked to retry: the layer above does, and two layers multiply.
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from dszig_py.lm._clients import close_clients
 from dszig_py.lm._failures import failure
 from dszig_py.lm._loaded import known_price, preload
 from dszig_py.lm._messages import messages_of
-from dszig_py.lm._streaming import streamed
+from dszig_py.lm._streaming import streamed, told
 from dszig_py.lm.base import Reply, Request, estimated_usage
 from dszig_py.usage import Usage
 
@@ -88,22 +89,7 @@ class LiteLLM:
         """The same, told as it comes. What cannot be streamed, or comes without any text (a server that ignores what it
         was asked for, or answers with something else), is asked for whole: that says what there is to say.
         """
-        heard: list[str] = []
-
-        def tell(text: str) -> None:
-            heard.append(text)
-            on_text(text)
-
-        try:
-            reply = await self._ask(request, tell)
-            if heard:
-                return reply
-        except LMError as error:
-            if heard or error.retryable:
-                raise
-        reply = await self.complete(request)
-        on_text(reply.text)
-        return reply
+        return await told(functools.partial(self._ask, request), on_text)
 
     async def _ask(self, request: Request, on_text: Callable[[str], None] | None) -> Reply:
         litellm = _loaded.loaded() or await asyncio.to_thread(_loaded.litellm)

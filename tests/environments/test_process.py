@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -74,6 +75,7 @@ def held() -> dict[str, int]:
 
 def settled() -> dict[str, int]:
     """What this process holds once the workers of closed sessions are gone: close() has killed them, the kernel ends them."""
+    gc.collect()  # what earlier tests left in cycles closes now, not while this one counts
     assert within(10, lambda: held()["workers"] == 0)
     return held()
 

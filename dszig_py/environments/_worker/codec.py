@@ -141,6 +141,8 @@ def _opaque(value: Any, why: str) -> list[Any]:
 
 def _way_out(value: Any) -> str:
     """How the code makes data of an array or a table."""
+    if isinstance(told := getattr(type(value), "_way_out", None), str):  # a File, a Folder, a Text
+        return told
     ways = [name for name in ("tolist", "to_dict") if hasattr(type(value), name)]
     return f"its .{ways[0]}() can" if ways else ""
 

@@ -162,8 +162,8 @@ def _handled(abi: int) -> tuple[int, int, int]:
     return files, 0b11 if abi >= 4 else 0, 0b11 if abi >= 6 else 0  # TCP bind, connect; abstract sockets, signals
 
 
-def landlock_ruleset(read: Iterable[str]) -> int:
-    """A descriptor of rules: read beneath these paths and nothing else, not even execute. A missing path is skipped.
+def landlock_ruleset(read: Iterable[str], folders: Iterable[int] = ()) -> int:
+    """A descriptor of rules: read beneath these paths, and these open folders, and nothing else, not even execute. A missing path is skipped.
 
     Made once, before forking: it costs milliseconds. Source: Documentation/userspace-api/landlock.rst.
     """
@@ -174,6 +174,8 @@ def landlock_ruleset(read: Iterable[str]) -> int:
     try:
         for path in read:
             _allow_read(ruleset, path)
+        for fd in folders:
+            _allow_beneath(ruleset, fd, "an input folder")
     except BaseException:
         os.close(ruleset)
         raise
@@ -186,12 +188,16 @@ def _allow_read(ruleset: int, path: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     try:
-        folder = stat.S_ISDIR(os.fstat(fd).st_mode)  # a folder's right on a file is EINVAL
-        rule = struct.pack("=Qi", (1 << 2) | (folder << 3), fd)  # LANDLOCK_ACCESS_FS_READ_FILE, _READ_DIR
-        beneath = ctypes.create_string_buffer(rule, len(rule))
-        _must("Landlock " + path, "landlock_add_rule", ruleset, 1, ctypes.addressof(beneath), 0)
+        _allow_beneath(ruleset, fd, path)
     finally:
         os.close(fd)
+
+
+def _allow_beneath(ruleset: int, fd: int, what: str) -> None:
+    folder = stat.S_ISDIR(os.fstat(fd).st_mode)  # a folder's right on a file is EINVAL
+    rule = struct.pack("=Qi", (1 << 2) | (folder << 3), fd)  # LANDLOCK_ACCESS_FS_READ_FILE, _READ_DIR
+    beneath = ctypes.create_string_buffer(rule, len(rule))
+    _must("Landlock " + what, "landlock_add_rule", ruleset, 1, ctypes.addressof(beneath), 0)
 
 
 def landlock_restrict(ruleset: int) -> None:

@@ -29,6 +29,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import cell  # only after the line above can these be found
 import channel
 import codec
+import files
 import harden
 import keeping
 import typed
@@ -59,6 +60,7 @@ class Zygote:
         self.pid = os.getpid()
         self.rulesets: dict[tuple[str, ...], int] = {}
         self.programs: dict[bool, Any] = {}
+        self.texts: dict[int, Any] = {}  # large inputs of several sessions, decoded once
 
     def serve(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the host's terminal is the host's to handle
@@ -71,6 +73,8 @@ class Zygote:
                 break
             if request["op"] == "fork":
                 self.fork(request, fds)
+            elif request["op"] == "forget":
+                self.texts.pop(request["key"], None)
             else:
                 self.kill(request["token"], request["signal"])
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -81,30 +85,42 @@ class Zygote:
         ruleset = None
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         try:
-            ruleset, program = self.prepare(request["policy"])
+            folders = [fds[spec[2]] for spec in request["inputs"] if spec[1] == "folder"]
+            ruleset, program = self.prepare(request["policy"], folders)
+            self.keep(request, fds)
             pid = os.fork()
             if pid == 0:
                 run_worker(request, fds, self, (ruleset, program))  # never returns
             self.pids[request["token"]] = pid
-        except OSError as error:  # a path that may not be read, too many processes: one session's end, not everybody's
+        except (OSError, MemoryError) as error:
+            # A path that may not be read, too many processes, no room for a text: one session's end, not everybody's.
             report(fds[0], error)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
             for fd in [*fds, *([] if ruleset is None else [ruleset])]:
                 os.close(fd)
 
-    def prepare(self, policy: dict[str, Any] | None) -> tuple[int | None, Any]:
+    def prepare(self, policy: dict[str, Any] | None, folders: list[int]) -> tuple[int | None, Any]:
         """What the kernel can be told ahead of the fork: a Landlock ruleset costs 11 ms to build, 0.2 ms to apply."""
         if policy is None or sys.platform == "darwin":  # there the zygote itself was started under a profile
             return None, None
         strict, key = policy["strict"], tuple(policy["read"])
         if strict not in self.programs:
             self.programs[strict] = harden.seccomp_program(strict)
+        if not strict and folders:  # this session's alone: what a ruleset allows can only grow
+            return harden.landlock_ruleset([*standard_library(), *key], folders), self.programs[strict]
         if not strict and key not in self.rulesets:
             if len(self.rulesets) >= MAX_RULESETS:
                 os.close(self.rulesets.pop(next(iter(self.rulesets))))
             self.rulesets[key] = harden.landlock_ruleset([*standard_library(), *key])
         return (None if strict else os.dup(self.rulesets[key])), self.programs[strict]
+
+    def keep(self, request: dict[str, Any], fds: list[int]) -> None:
+        """Decode what sessions share, for their workers to be born with: pages that nobody writes to exist once."""
+        for spec in request["inputs"]:
+            key = request["shared"].get(spec[0])
+            if key is not None and key not in self.texts:
+                self.texts[key] = load_input(spec, fds)[1]
 
     def kill(self, token: int, number: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
@@ -185,7 +201,9 @@ def run_worker(request: dict[str, Any], fds: list[int], zygote: Zygote, prepared
             os.close(ruleset)
         sock = socket.socket(fileno=fds[0])
         sys.meta_path.append(Importable(request["import"]))
-        values = [load_input(spec, fds) for spec in request["inputs"]]
+        born_with = {name: zygote.texts[key] for name, key in request["shared"].items()}
+        zygote.texts.clear()  # another session's are unmapped by this, before any code runs
+        own = [load_input(spec, fds) for spec in request["inputs"] if spec[0] not in born_with]
         if any(spec[1] == "pickle" for spec in request["inputs"]):
             no_threads()
         for fd in fds[1:]:
@@ -195,7 +213,7 @@ def run_worker(request: dict[str, Any], fds: list[int], zygote: Zygote, prepared
             harden.limits(harden.Policy(**request["policy"]))
         elif request["policy"] is not None:
             layers = harden.apply(harden.Policy(**request["policy"]), *prepared)
-        Worker(sock, request["max_frame"]).serve(dict(values), layers)
+        Worker(sock, request["max_frame"]).serve({**dict(own), **born_with}, layers)
         status = 0
     except channel.HostGone:
         status = 0
@@ -224,7 +242,9 @@ def load_input(spec: list[Any], fds: list[int]) -> tuple[str, Any]:
     """One input out of its memfd, mapped and decoded; the mapping and the descriptor are gone afterwards."""
     import mmap
 
-    name, kind, index, size = spec
+    name, kind, index, size, *about = spec
+    if kind in files.KINDS:
+        return name, files.received(name, kind, fds[index], size, about[0])
     if size == 0:
         data: Any = b""
         value = _decode_input(kind, data)

@@ -1,0 +1,82 @@
+"""A report as a table in the terminal, as Markdown, and as plots."""
+
+from __future__ import annotations
+
+import re
+
+
+def number(value):
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def cells(row):
+    spread = " to ".join(number(v) for v in row["spread"]) if row["spread"] and row["rounds"] > 1 else ""
+    ratio = f"{row['ratio_to_floor']:.2f}" if row["ratio_to_floor"] else ""
+    return [row["case"], row["side"], number(row["median"]), row["unit"], spread, ratio, row["note"]]
+
+
+HEADS = ["case", "side", "median", "unit", "spread", "ratio to the floor", "note"]
+
+
+def shown(report):
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*HEADS, title=f"{report['machine']}; load {report['load']:.1f}; {report['seconds']} s")
+    before = ""
+    for row in report["rows"]:
+        if before and row["case"] != before:
+            table.add_section()
+        table.add_row(*(["", *cells(row)[1:]] if row["case"] == before else cells(row)))
+        before = row["case"]
+    Console(width=150).print(table)
+
+
+def markdown(report):
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    pieces = f", in {report['pieces']} pieces" if report.get("pieces") else ""
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Written by `make bench{' QUICK=1' if report['quick'] else ''}` in {report['seconds']} s{pieces}. {report['machine']};"
+        f" load average {report['load']:.1f}. {versions}.",
+        "",
+        "A scripted OpenAI-compatible server on loopback, real HTTP, each side in a process of its own, in turns. The floor is"
+        " bare LiteLLM (`litellm.acompletion` with the same prompts) unless the row says otherwise. Spread is least to most.",
+        "",
+        *(f"Not measured: {name} ({why})." for name, why in report["peers"].items() if why != "measured"),
+        *([f"Left out for time: {', '.join(report['left_out'])}."] if report["left_out"] else []),
+        "",
+        f"| {' | '.join(HEADS)} |",
+        f"|{'---|' * len(HEADS)}",
+        *(f"| {' | '.join(cell.replace('|', '/') for cell in cells(row))} |" for row in report["rows"]),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def plots(report, folder):
+    """Seconds over the size of the case, where matplotlib is installed."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    for name, ending in (("fan_out", "sub-calls of 100 ms"), ("inputs", "MB input"), ("runs", "runs of 5 x 200 ms")):
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for row in report["rows"]:
+            if (found := re.fullmatch(rf"(\d+) {ending}", row["case"])) and row["median"] is not None:
+                lines.setdefault(row["side"], []).append((int(found[1]), row["median"]))
+        if not lines:
+            continue
+        figure, axes = plt.subplots(figsize=(7, 4))
+        for side, points in lines.items():
+            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=side)
+        axes.set(xscale="log", yscale="log", xlabel=ending, ylabel="seconds")
+        axes.legend(fontsize=7)
+        figure.savefig(folder / f"{name}.svg", bbox_inches="tight")
+        plt.close(figure)
