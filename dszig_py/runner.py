@@ -86,7 +86,9 @@ async def run(
 
     Raises InputError before any model call; LMError, EnvironmentFailure and whatever cancels it, with ``.prediction``.
     """
-    await _check_prices(plan)
+    budgets = [plan.budget, *([] if shared is None else [shared.ledger.budget])]
+    if any(budget.max_cost is not None for budget in budgets):
+        await _check_prices(plan)
     ledger = Ledger(plan.budget, within=None if shared is None else shared.ledger)
     gate = Gate(plan.budget.max_concurrency) if shared is None else shared.gate
     return await _Run(plan, inputs, ledger, gate, publish).go()
@@ -94,8 +96,6 @@ async def run(
 
 async def _check_prices(plan: Plan) -> None:
     """A cost limit needs prices: without them it would be a limit that never bites."""
-    if plan.budget.max_cost is None:
-        return
     for lm in (*plan.lms, *plan.sub_lms, *plan.named_lms.values()):
         if plan.budget.price(lm.model) is None and not await price_known(lm):
             raise InputError(

@@ -21,7 +21,7 @@ from dszig_py.trajectory import Trajectory
 
 PLACES = [(task, length) for task in ("kv", "label_count") for length in (8_000, 64_000)]
 EACH = 3
-LIMITS = {"max_llm_calls": 400, "max_tokens": 4_000_000}
+LIMITS = {"max_llm_calls": 400, "max_tokens": 1_000_000}  # of one task and length; dollars are of all of them
 ONE_RUN = Budget(max_iters=12, max_llm_calls=60, max_seconds=600)
 
 
@@ -50,38 +50,42 @@ class Found:
 
 def run(model: object, folder: Path) -> int:
     found: list[Found] = []
-    spent = 0.0
+    spent: float | None = 0.0  # None: the model's price is not known
     for name, length in PLACES:
         task = TASKS[name]
         examples = list(task.examples(length, EACH))
         rlm = RLM(task.signature, lm=model, budget=ONE_RUN)
         try:
-            results = _mapped(rlm, examples, 1.0 - spent)
+            results = _mapped(rlm, examples, None if spent is None else 1.0 - spent)
         except InputError as error:
             print(f"nothing was run: {error}", file=sys.stderr)
             return 2
         for result in results:
             if result.prediction is None:
                 print(f"no model is reachable as {rlm!r}: {result.error}", file=sys.stderr)
+                if found:
+                    _report(found, folder, spent)
                 return 1
-            spent += result.usage.cost or 0.0
+            spent = None if spent is None or result.usage.cost is None else spent + result.usage.cost
             found.append(_found(task, examples[result.index], result))
             _write(found[-1], folder / f"{name}-{length}-{result.index}.html")
     _report(found, folder, spent)
     return 0
 
 
-def _mapped(rlm: RLM, examples: list[Example], dollars: float) -> list[Mapped]:
-    """In dollars where the model's price is known; else the calls and tokens are what is limited."""
+def _mapped(rlm: RLM, examples: list[Example], dollars: float | None) -> list[Mapped]:
+    """In dollars where the model's price is known; else, and not without saying so, in calls and tokens."""
     inputs = [example.inputs for example in examples]
-    try:
-        return list(
-            rlm.map(inputs, max_concurrency=3, budget=Budget(max_iters=None, max_cost=max(dollars, 0.0), **LIMITS))
-        )
-    except InputError as error:
-        if "costs" not in str(error):
-            raise
-        return list(rlm.map(inputs, max_concurrency=3, budget=Budget(max_iters=None, **LIMITS)))
+    if dollars is not None:
+        try:
+            budget = Budget(max_iters=None, max_cost=max(dollars, 0.0), **LIMITS)
+            return list(rlm.map(inputs, max_concurrency=3, budget=budget))
+        except InputError as error:
+            if "costs" not in str(error):
+                raise
+            instead = f"{LIMITS['max_llm_calls']:,} sub-calls and {LIMITS['max_tokens']:,} tokens a task and length"
+            print(f"a dollar cannot be the limit: {error}. Instead: {instead}.", file=sys.stderr)
+    return list(rlm.map(inputs, max_concurrency=3, budget=Budget(max_iters=None, **LIMITS)))
 
 
 def _found(task: Task, example: Example, result: Mapped) -> Found:
@@ -95,7 +99,7 @@ def _write(found: Found, path: Path) -> None:
     path.write_text(html.page(found.run), encoding="utf-8")
 
 
-def _report(found: list[Found], folder: Path, spent: float) -> None:
+def _report(found: list[Found], folder: Path, spent: float | None) -> None:
     print(f"{'task':12} {'length':>7} {'right':>6} {'iterations':>10} {'sub-calls':>9} {'wasted':>6}  ended")
     for name, length in PLACES:
         rows = [one for one in found if (one.task, one.length) == (name, length)]
@@ -104,7 +108,8 @@ def _report(found: list[Found], folder: Path, spent: float) -> None:
         means = [sum(values) / len(rows) for values in zip(*(_numbers(one) for one in rows), strict=True)]
         ended = ", ".join(sorted({one.ended for one in rows}))
         print(f"{name:12} {length:7,} {means[0]:6.2f} {means[1]:10.1f} {means[2]:9.1f} {means[3]:6.1f}  {ended}")
-    print(f"{len(found)} runs, ${spent:.3f}; each run's HTML is in {folder}")
+    cost = "cost unknown" if spent is None else f"${spent:.3f}"
+    print(f"{len(found)} runs, {cost}; each run's HTML is in {folder}")
 
 
 def _numbers(one: Found) -> tuple[float, ...]:

@@ -150,6 +150,15 @@ def test_one_budget_for_all_runs():
     assert len(lm.requests) <= 10
 
 
+def test_a_shared_limit_in_dollars_needs_prices():
+    """As that of one run does: it would never bite."""
+    lm = ScriptedLM(lambda request: SUBMIT, cost=None)
+    rlm = RLM("text: str -> answer: int", lm=lm, environment="inprocess")
+    with pytest.raises(InputError, match="nobody knows what 'scripted' costs"):
+        list(rlm.map(texts(2), budget=Budget(max_cost=1.0)))
+    assert not lm.requests
+
+
 def test_an_input_that_does_not_fit_is_raised_where_results_are_taken():
     """What is the caller's to mend ends the iteration."""
     rlm, _ = doubler()

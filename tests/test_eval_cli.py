@@ -14,6 +14,7 @@ import pytest
 
 from dszig_py import RLM, Budget, LMError, Strategy, Trajectory
 from dszig_py.cli import main
+from dszig_py.evals import Evaluation
 from dszig_py.lm import LiteLLM, ScriptedLM
 
 
@@ -72,9 +73,41 @@ def test_rows_of_a_file_are_a_task(tmp_path, capsys):
     assert "mine" in capsys.readouterr().out
 
 
+def test_columns_and_a_signature_of_ones_own(tmp_path, capsys):
+    """--field and --signature say how a file's columns become a task; other tasks beside it are as ever."""
+    (tmp_path / "mine.csv").write_text("doc,ask,gold\nx,What is the special number for a-b?,unknown\n")
+    own = ["--signature", "context, question -> said", "--field", "context=doc", "--field", "question=ask"]
+    args = ["eval", "rows:mine.csv", "needle", *SHORT, "--systems", "direct", "-q", "--json", "out", *own]
+    assert main([*args, "--field", "said=gold"]) == 0
+    assert "mine" in capsys.readouterr().out
+    tasks = {row.task: row.score for row in Evaluation.load(tmp_path / "out.jsonl").rows}
+    assert tasks == {"mine": 1.0, "needle": 1.0}
+
+
+def test_an_evaluation_in_which_every_run_failed_is_an_error(tmp_path, capsys):
+    """Exit code 1 and the provider's words, no traceback; the rows are kept, and a rerun tries them again."""
+    args = ["eval", "needle", "--lengths", "4K", "--n", "2", "--systems", "direct", "-q", "--json", "out", "-m"]
+    (tmp_path / "mine.py").write_text(
+        "from dszig_py.evals import Outcome\n"
+        "async def broken(task, example, setup): return Outcome({}, 'error', 'provider', 'wrong key')\n"
+    )
+    args[args.index("direct")] = "mine:broken"
+    sys.path.insert(0, str(tmp_path))
+    try:
+        assert main([*args, "reader"]) == 1
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.modules.pop("mine", None)
+    out, err = capsys.readouterr()
+    assert "2 error (provider)" in out
+    assert "2 of 2 runs failed" in err and "wrong key" in err and "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
+        (["needle", *SHORT, "--field", "context=doc"], "for rows:PATH, and there is none"),
+        (["rows:x.csv", *SHORT, "--field", "context"], "--field is NAME=COLUMN"),
         (["needl", *SHORT], "did you mean 'needle'"),
         (["needle", *SHORT, "--systems", "rml"], "did you mean 'rlm'"),
         (["needle", "-m", "reader", "--lengths", "8Q"], "write 8000, 8K or 1.5M"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import importlib.util
 import json
@@ -40,6 +41,7 @@ from dszig_py.evals.systems import Outcome
 from dszig_py.evals.templates import TEMPLATES
 from dszig_py.evals.words import SLOTS
 from dszig_py.lm import Request, ScriptedLM
+from dszig_py.usage import Usage
 
 # -- oracles, each found again in the text alone, another way than the generator's ----------------
 
@@ -304,6 +306,56 @@ def test_oolong_rows_are_read(tmp_path):
     assert task.score(two, {"answer": "less common than"}).value == 0.0
 
 
+def _oolong_task(path, answer):
+    path.write_text(json.dumps({"context_window_text": "x", "question": "?", "answer": answer}) + "\n")
+    return oolong(path)
+
+
+DATES = st.dates(min_value=dt.date(1_000, 1, 1))  # strftime does not pad years
+
+
+@given(DATES, st.sampled_from(["%Y-%m-%d", "%B %d, %Y", "%b %d %Y", "%d %B %Y", "%m/%d/%Y"]), DATES)
+def test_dates_of_oolong_are_right_however_they_are_written(tmp_path_factory, right, form, other):
+    """The published rows hold them as a date object's text; another date is wrong."""
+    task = _oolong_task(
+        tmp_path_factory.getbasetemp() / "dates.jsonl", f"[datetime.date({right.year}, {right.month}, {right.day})]"
+    )
+    (example,) = task.examples(0, 1)
+    assert example.answer == right.isoformat()
+    assert task.score(example, {"answer": f"Date: on {right.strftime(form)}."}).value == 1.0
+    assert task.score(example, {"answer": other}).value == float(other == right)
+
+
+@pytest.mark.parametrize(
+    ("right", "given", "value"),
+    [
+        ("['more common than']", "Answer: ham is more common than spam", 1.0),
+        ("['less common than']", "Answer: ham is more common than spam", 0.0),
+        ("['same frequency as']", "they have the same frequency", 1.0),
+        ("['more common than']", "more common than, or less common than", 0.0),
+        ("['spam']", "Label: **spam**", 1.0),
+        ("['spam']", "not spam", 0.0),
+    ],
+)
+def test_sentences_of_oolong_are_judged_by_what_they_say(tmp_path, right, given, value):
+    """A comparison is found in its sentence, where it is the only one; labels must match."""
+    task = _oolong_task(tmp_path / "x.jsonl", right)
+    (example,) = task.examples(0, 1)
+    assert task.score(example, {"answer": given}).value == value
+
+
+def test_ruler_questions_with_several_right_answers(tmp_path):
+    """In folders called qa..., as RULER writes them, one of them is enough; elsewhere all are wanted."""
+    row = json.dumps({"input": "text\nQuestion: who?", "outputs": ["Ann Lee", "Dr Lee"]}) + "\n"
+    for folder, value in (("qa_1", 1.0), ("niah_multivalue", 0.5)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "validation.jsonl").write_text(row)
+        task = ruler(tmp_path / folder / "validation.jsonl")
+        (example,) = task.examples(0, 1)
+        assert task.score(example, {"answer": "It was Ann Lee."}).value == value
+        assert task.score(example, {"answer": "It was Bob."}).value == 0.0
+
+
 def test_ruler_rows_are_read(tmp_path):
     """The question is the last line; the score is the share of outputs found."""
     path = tmp_path / "validation.jsonl"
@@ -386,6 +438,17 @@ def test_curves_have_the_order_of_the_paper():
     assert max(score["label_count", length, "rlm-no-subcalls"] for length in (8_000, 64_000)) < 0.5
     cost = {(cell.task, cell.length, cell.system): cell.cost for cell in found.cells}
     assert cost["needle", 64_000, "rlm"] < cost["needle", 64_000, "direct"] / 5
+
+
+def test_curves_keep_their_order_where_the_model_errs():
+    """One item in a hundred is labelled wrong: a run loses by it with length, and stays well ahead of the others."""
+    lm, systems = ReaderLM(window=4_000, errors=0.01), ("direct", "rlm", "rlm-no-subcalls")
+    found = evaluate(["label_count", "label_pairs"], systems, lm=lm, lengths=(8_000, 64_000), n=6)
+    score = {(cell.task, cell.length, cell.system): cell.score for cell in found.cells}
+    for task in ("label_count", "label_pairs"):
+        others = max(score[task, 64_000, "direct"], score[task, 64_000, "rlm-no-subcalls"])
+        assert 1.0 > score[task, 64_000, "rlm"] > others + 0.2
+        assert score[task, 8_000, "rlm"] > score[task, 64_000, "rlm"]
 
 
 # -- evaluations ------------------------------------------------------------------------------------
@@ -493,11 +556,25 @@ def test_a_total_is_never_passed_whatever_runs_side_by_side():
     assert "total max_cost" in found.stopped and "stopped" in str(found)
     with pytest.raises(InputError, match="needs max_cost in the budget of one run"):
         evaluate("needle", lm=ReaderLM(), total=total)
-    slow = ReaderLM(delay=0.3)
+    slow = ReaderLM(delay=0.1)
     found = evaluate(
-        "needle", "direct", lm=slow, lengths=(4_000,), n=9, total=Budget(max_seconds=0.8), max_concurrency=1
+        "needle", "direct", lm=slow, lengths=(4_000,), n=60, total=Budget(max_seconds=0.5), max_concurrency=1
     )
-    assert 1 <= len(found.rows) <= 3 and "max_seconds" in found.stopped
+    assert len(found.rows) <= 5 and "max_seconds" in found.stopped
+
+
+def test_what_failed_runs_cost_is_not_forgotten_by_a_rerun(tmp_path):
+    """A row that is tried again was paid for: the total counts both, in the same process or a later one."""
+    path = tmp_path / "r.jsonl"
+
+    async def costly(task, example, setup):
+        return Outcome({}, "error", "provider", "broke off", usage=Usage(calls=1, input_tokens=10, cost=0.02))
+
+    options = {"lm": ReaderLM(), "lengths": (4_000,), "path": path, "budget": Budget(max_cost=0.02)}
+    for _ in range(2):
+        evaluate("needle", {"mine": costly}, n=2, **options)
+    found = evaluate("needle", {"mine": costly}, n=2, total=Budget(max_cost=0.09), **options)
+    assert "0.08 of 0.09 are spent" in found.stopped and len(found.rows) == 2
 
 
 def test_all_runs_share_one_limit_of_calls_in_flight():
@@ -548,37 +625,14 @@ def test_plots_are_drawn_or_said_to_need_matplotlib(tmp_path):
     assert b"<svg" in found.plot(tmp_path / "x.svg").read_bytes()
 
 
-SPEED = """
-    import asyncio, time
-    from dszig_py.evals import ReaderLM, evaluate
-    from dszig_py.lm import Request
-
-    lm = ReaderLM(delay=0.5)
-    evaluate("needle", lm=ReaderLM(), lengths=(8_000,), n=64)
-    started = time.perf_counter()
-    found = evaluate("needle", lm=lm, lengths=(8_000,), n=1_000)
-    took = time.perf_counter() - started
-
-    async def bare(calls):
-        slots, request = asyncio.Semaphore(64), Request.of("x" * 4_000)
-        async def one():
-            async with slots:
-                await lm.complete(request)
-        await asyncio.gather(*(one() for _ in range(calls)))
-
-    started = time.perf_counter()
-    asyncio.run(bare(sum(row.calls for row in found.rows)))
-    print(took / (time.perf_counter() - started), len(found.rows))
-"""
-
 MEMORY = """
     from dszig_py.evals import ReaderLM, evaluate
 
     sizes = []
     def measure(_row):
         sizes.append(int(open("/proc/self/statm").read().split()[1]) * 4096)
-    evaluate("needle", lm=ReaderLM(), lengths=(200_000,), n=400, max_concurrency=16, on_row=measure)
-    print((max(sizes) - max(sizes[:100])) / 1e6)
+    evaluate("needle", lm=ReaderLM(), lengths=(300_000,), n=160, max_concurrency=8, on_row=measure)
+    print((max(sizes) - max(sizes[:40])) / 1e6)
 """
 
 
@@ -590,7 +644,7 @@ def printed(code):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_memory_is_flat_in_the_number_of_examples():
-    """From the 100th to the 400th: kept contexts would be 60 megabytes."""
+    """From the 40th to the 160th: kept contexts would be 36 megabytes."""
     (grown,) = printed(MEMORY)
     assert grown < 15
 
@@ -599,13 +653,13 @@ RAY = """
     import os
     from dszig_py import Budget
     from dszig_py.evals import ReaderLM, evaluate
-    found = evaluate("needle", ["direct", "lossy:dies_once"], lm=ReaderLM(), lengths=(4_000,), n=6, engine="ray",
-                     workers=2, path="r.jsonl", max_concurrency=4, budget=Budget(max_cost=0.01), total=Budget(max_cost=1))
-    assert [row.score for row in found.rows] == [1.0] * 12, found
+    found = evaluate("needle", ["direct", "lossy:dies_once"], lm=ReaderLM(), lengths=(4_000,), n=60, engine="ray",
+                     workers=2, path="r.jsonl", max_concurrency=4, budget=Budget(max_cost=0.01), total=Budget(max_cost=0.1))
+    assert {row.score for row in found.rows} == {1.0}, found
     assert os.path.exists("mark"), "no actor was lost"
-    found = evaluate("needle", ["direct"], lm=ReaderLM(), lengths=(8_000,), n=60, engine="ray", workers=2,
-                     max_concurrency=4, budget=Budget(max_cost=0.01), total=Budget(max_cost=0.05))
-    assert sum(row.cost for row in found.rows) <= 0.05 and found.stopped and found.rows[0].score, found
+    assert ("needle", 4_000, 2, "lossy:dies_once") in {row.key for row in found.rows}, "what was lost was not done again"
+    assert 0.08 < sum(row.cost for row in found.rows) <= 0.1 and "max_cost" in found.stopped, found
+    assert open("r.jsonl").read().count("\\n") == len(found.rows) + 1
     print("fine")
 """
 LOSSY = """
@@ -629,7 +683,6 @@ def test_the_same_evaluation_runs_on_ray(tmp_path):
         done = subprocess.run(run, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env, cwd=tmp_path, timeout=120,
                               check=False)  # fmt: skip
     assert done.returncode == 0 and "fine" in (tmp_path / "log").read_text(), (tmp_path / "log").read_text()[-4_000:]
-    assert (tmp_path / "r.jsonl").read_bytes().count(b"\n") == 13
 
 
 def test_ray_is_asked_for_where_it_is_missing(monkeypatch):

@@ -66,6 +66,17 @@ def test_live_tells_what_the_runs_came_to(tmp_path, capsys):
     assert "<!doctype html>" in pages[0].read_text()
 
 
+def test_live_claims_no_dollars_it_cannot_know(tmp_path, capsys, monkeypatch):
+    """A model without a price runs under calls and tokens, and both are said."""
+    with ScriptedServer(lambda _: "```python\nSUBMIT(answer=1)\n```") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-loopback")
+        assert live.main(["openai/nobodys-model", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert "a dollar cannot be the limit" in told.err
+    assert "12 runs, cost unknown" in told.out
+
+
 def test_live_says_so_where_no_model_is_reachable(tmp_path, capsys, monkeypatch):
     """No traceback; another exit code than a wrong call's."""
     with ScriptedServer() as server:

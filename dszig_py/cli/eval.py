@@ -48,6 +48,10 @@ def _lengths(ctx: click.Context, param: click.Parameter, value: str) -> list[int
 @click.option("--lengths", callback=_lengths, default="8K,32K,128K", show_default=True, help="Characters of context.")
 @click.option("--n", type=click.IntRange(min=1), default=20, show_default=True, help="Examples a task and length.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed, other examples.")
+@click.option(
+    "--field", "fields", multiple=True, metavar="NAME=COLUMN", help="Of rows:PATH, where names differ (repeatable)."
+)
+@click.option("--signature", help='Of rows:PATH (default: "context: str, question: str -> answer: str").')
 @click.option("--json", "path", metavar="PATH", help="Results: rows in PATH.jsonl, resumed; the summary in PATH.json.")
 @click.option("--plot", metavar="PATH", multiple=True, help="Score and cost over length, as .png or .svg (repeatable).")
 @click.option(
@@ -84,12 +88,33 @@ def command(ctx: click.Context, **given: Any) -> int:
     if not (given["model"] or os.environ.get("DSZIG_MODEL") or os.environ.get("DSZIG_MAIN_CMD")):
         raise click.UsageError(NO_MODEL, ctx)
     place = _place(given["path"])
+    tasks = _tasks(ctx, given)
     try:
-        found = _wait(aevaluate(given["tasks"], given["systems"], **_options(given, place)))
+        found = _wait(aevaluate(tasks, given["systems"], **_options(given, place)))
     except KeyboardInterrupt:
         return _interrupted(place)
     _show(found, given)
-    return 3 if found.stopped else 0
+    if failed := [row for row in found.rows if row.failed]:
+        told = f"{len(failed)} of {len(found.rows)} runs failed for no fault of theirs, and are tried again by a rerun"
+        click.echo(f"{told}; the last one: {failed[-1].detail}", err=True)
+    return 3 if found.stopped else int(bool(failed) and len(failed) == len(found.rows))
+
+
+def _tasks(ctx: click.Context, given: dict[str, Any]) -> list[Any]:
+    """Names stay names; of rows with a signature or columns of their own, the task itself."""
+    pairs = [field.partition("=") for field in given["fields"]]
+    if wrong := [name for name, _, column in pairs if not name or not column]:
+        raise click.UsageError(f"--field is NAME=COLUMN, not {wrong[0]!r}", ctx)
+    own: dict[str, Any] = {"fields": {name: column for name, _, column in pairs}, "signature": given["signature"]}
+    own = {name: value for name, value in own.items() if value}
+    if not own:
+        return list(given["tasks"])
+    if not any(task.startswith("rows:") for task in given["tasks"]):
+        raise click.UsageError("--field and --signature are for rows:PATH, and there is none", ctx)
+    from dszig_py.evals import suite
+
+    files = [task.partition(":") for task in given["tasks"]]
+    return [suite.read(kind, path, **own) if kind == "rows" else f"{kind}{colon}{path}" for kind, colon, path in files]
 
 
 def _wait(evaluation: Any) -> Evaluation:

@@ -160,7 +160,7 @@ class _Evaluating:
         self._failures = 0
         self._error: BaseException | None = None
         self.stopped = ""
-        for row in store.rows.values():
+        for row in store.earlier:
             purse.count(row.cost, row.input_tokens + row.output_tokens)
 
     async def go(self, jobs: Iterator[Job], width: int, seconds: float | None) -> None:

@@ -59,10 +59,10 @@ class RayEngine:
             self._started = True
         count = self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         count = min(count, self._config.concurrency)
-        each = -(-self._config.concurrency // count)
-        self._config = replace(self._config, concurrency=each)
+        calls, jobs = self._config.concurrency // count, -(-self._config.concurrency // count)
+        self._config = replace(self._config, concurrency=calls)  # rounded down: the sum keeps to the limit
         # One more at a time than it has jobs, so that asking how it is never waits behind them.
-        self._class: Any = ray.remote(num_cpus=1, max_concurrency=each + 1)(_Actor)
+        self._class: Any = ray.remote(num_cpus=1, max_concurrency=jobs + 1)(_Actor)
         self._slots = [_Slot(self._class.remote(self._config)) for _ in range(count)]
 
     async def __aexit__(self, *_: object) -> None:

@@ -10,6 +10,7 @@ import ast
 import csv
 import json
 import random
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ Row = Mapping[str, Any]
 def oolong(path: str | Path, *, name: str = "oolong") -> Task:
     """``oolong-synth`` rows: ``context_window_text``, ``question``, ``answer``, and where given ``answer_type``.
 
-    The answer may be a list in text form, of which the first is right. Numbers score 0.75 to the power of the distance,
-    all else must match.
+    The answer may be a list in text form with one element, also a ``datetime.date``. Numbers score 0.75 to the power of
+    the distance, dates and comparisons ("more common than") are found in a sentence, all else must match.
     """
 
     def made(row: Row) -> Made:
@@ -42,12 +43,15 @@ def oolong(path: str | Path, *, name: str = "oolong") -> Task:
     return _task(name, path, made, _typed_answer, ("semantics", "aggregation"), "OOLONG, oolong-synth rows")
 
 
-def ruler(path: str | Path, *, name: str = "ruler") -> Task:
+def ruler(path: str | Path, *, name: str = "ruler", several: bool | None = None) -> Task:
     """RULER's JSONL: ``input`` (context and question in one), ``outputs``, and where given ``index`` and ``length``.
 
     The last line of ``input`` is taken for the question; the whole of it stays the context. The score is the share of
-    ``outputs`` that stand in the answer.
+    ``outputs`` that stand in the answer, or with ``several`` ways to answer (default: where the file or its folder is
+    called "qa..." as RULER writes them) whether one of them does.
     """
+    if several is None:
+        several = any(part.lower().startswith("qa") for part in (Path(path).stem, Path(path).absolute().parent.name))
 
     def made(row: Row) -> Made:
         text = str(_first(row, "input"))
@@ -57,7 +61,8 @@ def ruler(path: str | Path, *, name: str = "ruler") -> Task:
         meta = {key: row[key] for key in ("index", "length") if key in row}
         return {"context": text, "question": question}, [str(one) for one in wanted], meta
 
-    return _task(name, path, made, scoring.contains_all, ("retrieval",), "RULER arXiv:2404.06654, published rows")
+    judge = scoring.contains_any if several else scoring.contains_all
+    return _task(name, path, made, judge, ("retrieval",), "RULER arXiv:2404.06654, published rows")
 
 
 def from_file(
@@ -159,9 +164,15 @@ def _first(row: Row, *names: str) -> Any:
     raise InputError(f"no {' or '.join(names)} in it; it has {', '.join(map(str, row)) or 'nothing'}")
 
 
+_DATE = re.compile(r"\[?datetime\.date\((\d{1,4}), *(\d{1,2}), *(\d{1,2})\)\]?")
+_DAY = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
+
+
 def _plain(answer: Any) -> Any:
     """The answer itself where it is wrapped in a list, or is a list or a number in text form."""
     if isinstance(answer, str):
+        if date := _DATE.fullmatch(answer.strip()):
+            return f"{int(date[1]):04}-{int(date[2]):02}-{int(date[3]):02}"
         try:
             answer = ast.literal_eval(answer.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -172,12 +183,16 @@ def _plain(answer: Any) -> Any:
 
 
 def _typed_answer(example: Example, given: Any) -> Score:
-    """Numbers by their distance, lists as sets, all else by the words without regard to case."""
+    """Numbers by their distance, lists as sets, dates however written, all else by the words without regard to case."""
     right = example.answer
     if isinstance(right, (int, float)) and not isinstance(right, bool):
         return scoring.count(example, given)
     if isinstance(right, (list, tuple)):
         return scoring.names(example, given)
+    if _DAY.fullmatch(str(right)):
+        return scoring.day(example, given)
+    if str(right).lower().startswith(scoring.COMPARISONS):
+        return scoring.compared(example, given)
     said = str(given).rpartition(":")[2].strip(" .*\"'[]").lower()
     if str(right).strip(" .").lower() in (said, str(given).strip().lower()):
         return Score(1.0, "right")

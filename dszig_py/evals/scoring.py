@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from dszig_py.evals.tasks import Example, Score
 
-__all__ = ["choice", "contains", "contains_all", "count", "names", "pairs"]
+__all__ = ["choice", "compared", "contains", "contains_all", "contains_any", "count", "day", "names", "pairs"]
 
 MENTIONED = 5  # missing and surplus items named in a feedback
 
@@ -28,6 +29,15 @@ def contains_all(example: Example, given: Any) -> Score:
     if not missing:
         return Score(1.0, "right")
     return Score(1 - len(missing) / len(wanted), f"missing: {_listed(missing)}")
+
+
+def contains_any(example: Example, given: Any) -> Score:
+    """Whether one of the right texts stands in the answer, as RULER counts questions that may be answered in several ways."""
+    if any(_has(str(given), str(text)) for text in example.answer):
+        return Score(1.0, "right")
+    return Score(
+        0.0, f"right is one of {_listed([str(t) for t in example.answer])}, the answer was {str(given)[:200]!r}"
+    )
 
 
 def choice(example: Example, given: Any) -> Score:
@@ -50,6 +60,33 @@ def count(example: Example, given: Any) -> Score:
     # Beyond a hundred the score is 0 to ten digits, and a power of a huge number takes for ever.
     told = f"right is {example.answer}, the answer was {str(number)[:30]}: {str(off)[:30]} too {way}"
     return Score(0.75**off if off < 100 else 0.0, told)
+
+
+COMPARISONS = ("more common", "less common", "same frequency")
+
+
+def compared(example: Example, given: Any) -> Score:
+    """One of OOLONG's three comparisons ("more common than", ...): the right one is said, and neither of the others."""
+    said = [words for words in COMPARISONS if words in str(given).lower()]
+    if len(said) == 1 and str(example.answer).lower().startswith(said[0]):
+        return Score(1.0, "right")
+    return Score(0.0, f"right is {example.answer!r}, the answer was {str(given)[:200]!r}")
+
+
+def day(example: Example, given: Any) -> Score:
+    """A date ("2023-01-05") in any of the usual ways to write one; where the day comes first its month is a word."""
+    right = dt.date.fromisoformat(str(example.answer))
+    text = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|,", "", str(given))
+    if any(_has(text, form) for form in _written(right)):
+        return Score(1.0, "right")
+    return Score(0.0, f"right is {example.answer}, the answer was {str(given)[:200]!r}")
+
+
+def _written(d: dt.date) -> list[str]:
+    months = (f"{d:%B}", f"{d:%b}", f"{d:%b}.")
+    words = [f"{m} {n} {d.year}" for m in months for n in (d.day, f"{d.day:02}")]
+    words += [f"{n} {m} {d.year}" for m in months for n in (d.day, f"{d.day:02}")]
+    return [d.isoformat(), f"{d:%Y/%m/%d}", f"{d:%m/%d/%Y}", f"{d.month}/{d.day}/{d.year}", *words]
 
 
 def names(example: Example, given: Any) -> Score:

@@ -85,6 +85,7 @@ class Store:
         self.path = None if path is None else Path(path)
         self.head = {"schema": SCHEMA, **plain(head)}
         self.rows: dict[Key, Row] = {}
+        self.earlier: list[Row] = []  # every row found in the file, also those that were tried again: all of them cost
         self._fd: int | None = None
         if self.path is not None:
             self._open(self.path)
@@ -112,7 +113,8 @@ class Store:
         if not whole:
             self._write(self.head)
             return
-        head, self.rows = _parsed(data[:whole], str(path))
+        head, self.earlier = _parsed(data[:whole], str(path))
+        self.rows = {row.key: row for row in self.earlier}
         if differing := [name for name in {**self.head, **head} if head.get(name) != self.head.get(name)]:
             name = differing[0]
             raise InputError(
@@ -143,13 +145,13 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Row]]:
     """Head and rows of a results file, of each key the last one. Raises ``ValueError`` for another kind of file."""
     data = Path(path).read_bytes()
     head, rows = _parsed(data[: data.rfind(b"\n") + 1], str(path))
-    return head, list(rows.values())
+    return head, list({row.key: row for row in rows}.values())
 
 
-def _parsed(data: bytes, path: str) -> tuple[dict[str, Any], dict[Key, Row]]:
+def _parsed(data: bytes, path: str) -> tuple[dict[str, Any], list[Row]]:
     names = {f.name for f in dataclasses.fields(Row)}
     head: dict[str, Any] = {}
-    rows: dict[Key, Row] = {}
+    rows: list[Row] = []
     for number, line in enumerate(data.splitlines(), 1):
         try:
             values = cast("dict[str, Any]", json.loads(line))
@@ -158,8 +160,7 @@ def _parsed(data: bytes, path: str) -> tuple[dict[str, Any], dict[Key, Row]]:
                 if head["schema"] != SCHEMA:
                     raise ValueError(f"schema {head['schema']!r}")
                 continue
-            row = Row(**{name: value for name, value in values.items() if name in names})
-            rows[row.key] = row
+            rows.append(Row(**{name: value for name, value in values.items() if name in names}))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path}: line {number} is none of results of an evaluation: {error}") from None
     return head, rows

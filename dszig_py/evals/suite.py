@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from dszig_py.errors import InputError
@@ -12,13 +12,13 @@ from dszig_py.evals.counting import FREQUENT_WORDS, LABEL_COUNT, LABEL_PAIRS
 from dszig_py.evals.retrieval import FACTS, KV, MULTIKEY, NEEDLE, VARIABLE_TRACKING
 from dszig_py.evals.tasks import Example, Score, Task
 
-__all__ = ["TASKS", "judge", "metric", "resolve", "rows"]
+__all__ = ["TASKS", "judge", "metric", "read", "resolve", "rows"]
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (NEEDLE, MULTIKEY, VARIABLE_TRACKING, KV, FREQUENT_WORDS, LABEL_COUNT, LABEL_PAIRS, FACTS)
 }
-_FILES = {"oolong": readers.oolong, "ruler": readers.ruler, "rows": readers.from_file}
+_FILES: dict[str, Callable[..., Task]] = {"oolong": readers.oolong, "ruler": readers.ruler, "rows": readers.from_file}
 _OWN = ("id", "task", "length", "meta")  # what a row has besides the fields of the signature
 
 
@@ -28,16 +28,21 @@ def resolve(task: str | Task) -> Task:
         return task
     kind, _, path = task.partition(":")
     if path and kind in _FILES:
-        try:
-            return _FILES[kind](path)
-        except (OSError, UnicodeDecodeError, ValueError) as error:
-            raise error if isinstance(error, InputError) else InputError(f"{task}: {error}") from None
+        return read(kind, path)
     if task in TASKS:
         return TASKS[task]
     close = difflib.get_close_matches(task, TASKS, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     files = ", ".join(f"{kind}:PATH" for kind in _FILES)
     raise InputError(f"no task {task!r}; {hint}the tasks are {', '.join(TASKS)}, and {files}")
+
+
+def read(kind: str, path: str, **options: Any) -> Task:
+    """The rows of a file as a task; ``options`` of that kind's reader. Raises ``InputError``."""
+    try:
+        return _FILES[kind](path, **options)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise error if isinstance(error, InputError) else InputError(f"{kind}:{path}: {error}") from None
 
 
 def rows(task: str | Task, length: int = 32_000, n: int = 50, *, seed: int = 0) -> list[dict[str, Any]]:
