@@ -287,7 +287,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("flood", FLOODS)
 def test_a_flooding_worker_that_reads_nothing_does_not_hold_up_the_loop(flood):
-    """The event loop, shared by all runs, is never away for half a second, nor does its memory grow."""
+    """The event loop, shared by all runs, is never away for a quarter of a second, nor does its memory grow."""
     code = (
         "import os, stat, struct\nframe = lambda body: struct.pack('>I', len(body)) + body\n"
         f"{FLOODS[flood]}\n"
@@ -316,7 +316,11 @@ def test_a_flooding_worker_that_reads_nothing_does_not_hold_up_the_loop(flood):
             return worst
 
     before = resident()
-    assert asyncio.run(go()) < 0.5
+    gc.freeze()  # a collection over all that other tests have loaded takes as long, and is not what is asked here
+    try:
+        assert asyncio.run(go()) < 0.25
+    finally:
+        gc.unfreeze()
     assert resident() - before < 400_000_000
 
 
