@@ -191,8 +191,13 @@ def compile_contract(
     """
     for f in signature.outputs:
         adapter(f.type)
-        if files.wanted(f.type) in (files.File, files.Folder):
+        if files.asked_for(f.type, files.File, files.Folder):
             raise SignatureError(f"output {f.name!r}: files are inputs only; declare str and submit the text")
+    for f in signature.inputs:
+        if files.asked_for(f.type, files.File, files.Folder) and files.wanted(f.type) is None:
+            raise SignatureError(
+                f"input {f.name!r}: {type_text(f.type)} holds files inside; declare a field for each, or a Folder"
+            )
     names = [f.name for f in signature.inputs]
     missing = [n for n in names if n not in inputs]
     surplus = [n for n in inputs if n not in names]

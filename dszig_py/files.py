@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ _TREE_LINES = 40
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _OUTER = os.O_RDONLY | _SAFELY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _INNER = os.O_RDONLY | _SAFELY | getattr(os, "O_DIRECTORY", 0)
+_KERNELS = (b"proc", b"sysfs", b"devtmpfs", b"debugfs", b"tracefs", b"securityfs")
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
 _BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
@@ -111,9 +114,9 @@ def wanted(tp: Any) -> Any:
     return None
 
 
-def asked_for(tp: Any) -> bool:
-    """Whether a type has to do with files, anywhere in it."""
-    return any(tp is kind for kind in _KINDS) or any(asked_for(arg) for arg in get_args(tp))
+def asked_for(tp: Any, *kinds: Any) -> bool:
+    """Whether a type has to do with files (or with ``kinds`` of these), anywhere in it."""
+    return any(tp is kind for kind in kinds or _KINDS) or any(asked_for(arg, *kinds) for arg in get_args(tp))
 
 
 def refused(variables: Mapping[str, Any], environment: str) -> None:
@@ -207,6 +210,8 @@ def _judged(fd: int, path: str, kind: Any, limit: int, fail: Any) -> Opened:
             raise fail("is a folder; declare the field Folder")
         if os.path.samestat(about, os.stat("/")):
             raise fail("is everything there is; give the folder that is meant")
+        if made_up := _made_up_beneath(fd):
+            raise fail(f"holds {made_up!a}, which is the kernel's; give a folder without it")
         tree = _Tree(fd)
         return Opened("folder", _shown(path), path, fd, 0, tree.told, f"{tree.text}\n     {_FOLDER_HAS}")
     if not stat.S_ISREG(about.st_mode):
@@ -229,8 +234,25 @@ def _shown(path: str) -> str:
 
 
 def _kernel_devices() -> set[int]:
-    """Of the file systems whose files the kernel makes up: /proc and /sys."""
-    return {os.stat(place).st_dev for place in ("/proc", "/sys") if os.path.ismount(place)}
+    """Of the file systems whose files the kernel makes up, or are devices: /proc, /sys, /dev (/dev/shm is one of its own)."""
+    return {os.stat(place).st_dev for place in ("/proc", "/sys", "/dev") if os.path.ismount(place)}
+
+
+def _made_up_beneath(fd: int) -> str | None:
+    """A mount of the kernel's or of devices beneath an open folder. A Landlock rule for a folder holds for every mount in it,
+    so that code that opens files by itself would read them. Source: proc_pid_mountinfo(5).
+    """
+    try:
+        beneath = os.readlink(f"/proc/self/fd/{fd}").rstrip("/") + "/"
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:  # no /proc: macOS, which has no Landlock either
+        return None
+    for mount in mounts:
+        before, _, after = mount.partition(b" - ")
+        place = os.fsdecode(_ESCAPED.sub(lambda octal: bytes([int(octal[1], 8)]), before.split(b" ")[4]))
+        if place.startswith(beneath) and after.split(b" ")[0] in _KERNELS:
+            return place
+    return None
 
 
 def _encoding(head: bytes) -> str | None:
@@ -255,11 +277,11 @@ class _Tree:
 
     def __init__(self, fd: int) -> None:
         self.files = self.folders = 0
-        self.more = False
+        self.more = self.full = False
         self.lines: list[str] = []
         todo = [(os.dup(fd), "")]
         try:
-            while todo and not self.more:
+            while todo and not self.full:
                 at, prefix = todo.pop(0)
                 try:
                     self._level(at, prefix, todo)
@@ -273,15 +295,17 @@ class _Tree:
         room = _TREE_LINES // 2 if not prefix else 5
         with os.scandir(at) as entries:
             for number, entry in enumerate(entries):
-                if self.files + self.folders >= _MOST_ENTRIES or len(todo) >= _MOST_OPEN:
-                    self.more = True
+                if self.files + self.folders >= _MOST_ENTRIES:
+                    self.more = self.full = True
                     return
                 is_folder = entry.is_dir(follow_symlinks=False)
                 self.folders += is_folder
                 self.files += not is_folder
                 if number < room and len(self.lines) < _TREE_LINES:
                     self.lines.append(ascii(prefix + entry.name + "/" * is_folder)[1:-1])
-                if is_folder:
+                if is_folder and len(todo) >= _MOST_OPEN:
+                    self.more = True  # counted, not looked into: the files beside it still count
+                elif is_folder:
                     with contextlib.suppress(OSError):  # not to be read by this user
                         todo.append((os.open(entry.name, _INNER, dir_fd=at), f"{prefix}{entry.name}/"))
 

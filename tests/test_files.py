@@ -196,10 +196,52 @@ def test_everything_there_is_is_no_folder_to_give():
         contract("a: File -> x", a=7)
 
 
-def test_files_are_no_outputs():
-    """An output declared File is refused at once."""
+@pytest.mark.parametrize("tp", ["File", "Folder | None", "list[File]", "dict[str, Folder]"])
+def test_files_are_no_outputs(tp):
+    """An output declared File, or with one inside, is refused at once: its path would be the model's."""
     with pytest.raises(SignatureError, match="inputs only"):
-        contract("a -> report: File", a="x")
+        contract(f"a -> report: {tp}", a="x")
+
+
+@pytest.mark.parametrize("tp", ["list[File]", "dict[str, Folder]", "File | Folder"])
+def test_files_inside_of_other_types_are_refused(tmp_path, tp):
+    """No silent half of it: a list of File would be bound as records that hold paths and cannot be read."""
+    with pytest.raises(SignatureError, match="'a'"):
+        contract(f"a: {tp} -> x", a=[tmp_path])
+    assert contract("a: Path | str -> x", a="a word").variables[0].value == "a word"
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev"), reason="devices have no file system of their own here")
+def test_a_folder_of_devices_is_refused():
+    """/dev is no folder to give: its files are refused one by one, and code that opens by itself would read them."""
+    with pytest.raises(InputError, match="kernel's"):
+        contract("a: Folder -> x", a="/dev")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no table of mounts")
+@pytest.mark.parametrize("name", ["proc", "two words"])
+def test_a_folder_with_the_kernels_mounts_in_it_is_refused(tmp_path, monkeypatch, name):
+    """A root file system with its /proc: Landlock's rule for the folder would hold for the mount too."""
+    place = str(tmp_path / name).replace(" ", "\\040").encode()
+    line = b"30 20 0:5 / %b rw - %b none rw\n"
+    read = Path.read_bytes
+    for kind, beside in ((b"proc", False), (b"tmpfs", False), (b"proc", True)):
+        table = line % (place.replace(b"/" + place.rpartition(b"/")[2], b"-beside") if beside else place, kind)
+        monkeypatch.setattr(Path, "read_bytes", lambda p, t=table: t if p.name == "mountinfo" else read(p))
+        if kind == b"proc" and not beside:
+            with pytest.raises(InputError, match="kernel's"):
+                contract("a: Folder -> x", a=tmp_path)
+        else:
+            assert "0 files" in contract("a: Folder -> x", a=tmp_path).text
+
+
+def test_many_folders_do_not_hide_the_files(tmp_path, monkeypatch):
+    """Beyond the folders that wait open, those left out are said with "over"; what lies beside them is counted."""
+    monkeypatch.setattr(files, "_MOST_OPEN", 3)
+    for number in range(10):
+        (tmp_path / f"d{number}").mkdir()
+        (tmp_path / f"f{number}").touch()
+    assert "over 10 files and 10 folders" in contract("a: Folder -> x", a=tmp_path).text
 
 
 def test_descriptors_are_closed_with_what_holds_them(tmp_path):
