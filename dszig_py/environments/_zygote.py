@@ -41,6 +41,7 @@ class Zygote:
         ours, theirs = socket.socketpair()
         self._control = ours
         self._lock = threading.Lock()
+        self._lost = False
         self._tokens = itertools.count(1)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own program
@@ -77,8 +78,12 @@ class Zygote:
         token = next(self._tokens)
         body = json.dumps({"op": "fork", "token": token, **request}).encode()
         with self._lock:
-            socket.send_fds(self._control, [_HEADER.pack(len(body))], fds)
-            self._control.sendall(body)
+            try:
+                socket.send_fds(self._control, [_HEADER.pack(len(body))], fds)
+                self._control.sendall(body)
+            except OSError:
+                self._lost = True  # its sockets close a moment before the kernel calls it dead
+                raise
         return token
 
     def signal(self, token: int, number: signal.Signals) -> None:
@@ -100,13 +105,15 @@ class Zygote:
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return not self._lost and self._process.poll() is None
 
     def close(self) -> None:
         """End the zygote and with it every worker."""
         self._control.close()
         if self._process.stderr is not None:
             self._process.stderr.close()
+        if self._lost:
+            self._process.kill()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:

@@ -119,25 +119,38 @@ class ProcessSession(WorkerSession):
         )
 
     async def _connect(self, protocol: Callable[[], Link]) -> Link:
-        if not self._zygote.alive:
-            self._zygote = await off_loop(_zygote.zygote, self._environment.command())
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        request = {
+        try:
+            await self._fork(theirs)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return (await asyncio.get_running_loop().create_unix_connection(protocol, sock=ours))[1]
+
+    async def _fork(self, theirs: socket.socket) -> None:
+        """Have a worker made that owns ``theirs``; where the zygote is gone, by another one, once."""
+        for last in (False, True):
+            if not self._zygote.alive:
+                self._zygote = await off_loop(_zygote.zygote, self._environment.command())
+            try:
+                self._token = self._zygote.fork(self._request(), [theirs.fileno(), *self._packed.fds])
+            except OSError as error:
+                if last:
+                    raise EnvironmentFailure(f"no worker could be started: {error}") from error
+            else:
+                return
+
+    def _request(self) -> dict[str, Any]:
+        return {
             "inputs": self._packed.specs(1),
             "shared": self._packed.shared(self._zygote),
             "max_frame": self._environment.max_frame,
             "policy": self._boundary.policy,
             "import": self._environment.importable().modules,
         }
-        try:
-            self._token = self._zygote.fork(request, [theirs.fileno(), *self._packed.fds])
-        except OSError as error:
-            ours.close()
-            raise EnvironmentFailure(f"no worker could be started: {error}") from error
-        finally:
-            theirs.close()
-        return (await asyncio.get_running_loop().create_unix_connection(protocol, sock=ours))[1]
 
     def _modules(self) -> frozenset[str]:
         return self._environment.value_modules()

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -467,6 +468,43 @@ def test_a_lost_zygote_is_replaced():
     lost, value = asyncio.run(go())
     assert "kept" in lost
     assert value == "'here'"
+
+
+def test_a_zygote_that_has_just_gone_is_replaced_when_the_next_session_opens():
+    """Its socket ends a moment before the kernel calls the process dead: in that moment too a session opens."""
+    before = _zygote.zygote()
+    os.kill(before.pid, signal.SIGSTOP)
+    before._control.shutdown(socket.SHUT_RDWR)
+    assert run("6 * 7").value == "42"
+    assert _zygote.zygote() is not before
+
+
+def test_signals_to_workers_that_end_meanwhile_do_not_end_the_zygote():
+    """Workers that are gone, going and coming are signalled by the thousand: nobody else is hit, the next one works."""
+    zygote = _zygote.zygote()
+    request = {"inputs": [], "shared": {}, "max_frame": 1 << 20, "policy": None, "import": []}
+    for _ in range(60):
+        pairs = [socket.socketpair() for _ in range(8)]
+        tokens = [zygote.fork(request, [theirs.fileno()]) for _, theirs in pairs]
+        for ours, theirs in pairs:
+            theirs.close()
+            ours.recv(1)  # it is up
+        for ours, _ in pairs:
+            ours.close()  # its end
+        for _ in range(20):
+            for token in tokens:
+                zygote.signal(token, signal.SIGCONT)
+    assert run("6 * 7").value == "42"
+    assert zygote.alive
+    assert _zygote.zygote() is zygote
+
+
+def test_a_host_that_dies_in_the_middle_of_a_request_leaves_no_zygote():
+    """Half a message and then the end is an end, not a loop without one."""
+    zygote = _zygote.Zygote()
+    zygote._control.sendall(b"\0\0\1\0{")
+    zygote.close()
+    assert zygote._process.returncode == 0
 
 
 def test_an_output_that_is_forged_too_large_is_cut():

@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
@@ -56,6 +57,7 @@ class Zygote:
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
+        self.ended = watch_children()
         self.pids: dict[int, int] = {}
         self.pid = os.getpid()
         self.rulesets: dict[tuple[str, ...], int] = {}
@@ -64,26 +66,33 @@ class Zygote:
 
     def serve(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the host's terminal is the host's to handle
-        signal.signal(signal.SIGCHLD, self.reap)
         send(self.control, {"ready": os.getpid(), **dataclasses.asdict(harden.available())})
         mute()
         while True:
-            request, fds = receive(self.control)
-            if request is None:
+            ready = select.select([self.control, self.ended], [], [])[0]
+            if self.ended in ready:
+                self.ended.recv(4096)
+                self.reap()
+            if self.control in ready and not self.answer():
                 break
-            if request["op"] == "fork":
-                self.fork(request, fds)
-            elif request["op"] == "forget":
-                self.texts.pop(request["key"], None)
-            else:
-                self.kill(request["token"], request["signal"])
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for pid in list(self.pids.values()):
+        for pid in self.pids.values():
             os.kill(pid, signal.SIGKILL)
+
+    def answer(self) -> bool:
+        """One request of the host's; False at its end."""
+        request, fds = receive(self.control)
+        if request is None:
+            return False
+        if request["op"] == "fork":
+            self.fork(request, fds)
+        elif request["op"] == "forget":
+            self.texts.pop(request["key"], None)
+        elif request["token"] in self.pids:
+            os.kill(self.pids[request["token"]], request["signal"])
+        return True
 
     def fork(self, request: dict[str, Any], fds: list[int]) -> None:
         ruleset = None
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         try:
             folders = [fds[spec[2]] for spec in request["inputs"] if spec[1] == "folder"]
             ruleset, program = self.prepare(request["policy"], folders)
@@ -96,7 +105,6 @@ class Zygote:
             # A path that may not be read, too many processes, no room for a text: one session's end, not everybody's.
             report(fds[0], error)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
             for fd in [*fds, *([] if ruleset is None else [ruleset])]:
                 os.close(fd)
 
@@ -122,21 +130,24 @@ class Zygote:
             if key is not None and key not in self.texts:
                 self.texts[key] = load_input(spec, fds)[1]
 
-    def kill(self, token: int, number: int) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        if token in self.pids:
-            os.kill(self.pids[token], number)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-
-    def reap(self, *_: Any) -> None:
-        while True:
-            try:
-                pid, _status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
+    def reap(self) -> None:
+        """Between requests only: until here a dead worker keeps its number, so a signal can reach no other process."""
+        while self.pids:
+            pid, _status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
             self.pids = {token: p for token, p in self.pids.items() if p != pid}
+
+
+def watch_children() -> socket.socket:
+    """A socket that is readable once a worker has ended. The handler itself does nothing: Python runs one between any
+    two instructions, blocked or not, and reaping there has signalled numbers that were gone already.
+    """
+    ended, wakes = socket.socketpair()
+    wakes.setblocking(False)
+    signal.set_wakeup_fd(wakes.detach(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return ended
 
 
 def standard_library() -> list[str]:
@@ -174,17 +185,25 @@ def send(sock: socket.socket, message: dict[str, Any]) -> None:
 
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
-    """One request and the descriptors that came with its first byte; None at end of file."""
+    """One request and the descriptors that came with its first byte; None at end of file, or in the midst of one."""
     header, fds, _flags, _address = socket.recv_fds(sock, HEADER.size, MAX_FDS)
-    while header and len(header) < HEADER.size:
-        header += sock.recv(HEADER.size - len(header))
-    if not header:
+    try:
+        header += exactly(sock, HEADER.size - len(header))
+        return json.loads(exactly(sock, *HEADER.unpack(header))), list(fds)
+    except EOFError:
         return None, []
-    (size,) = HEADER.unpack(header)
-    body = b""
-    while len(body) < size:
-        body += sock.recv(size - len(body))
-    return json.loads(body), list(fds)
+
+
+def exactly(sock: socket.socket, size: int) -> bytes:
+    """So many bytes; MSG_WAITALL gives fewer when a signal comes. EOFError where the host has died in the middle."""
+    parts: list[bytes] = []
+    while size:
+        part = sock.recv(size)
+        if not part:
+            raise EOFError
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def run_worker(request: dict[str, Any], fds: list[int], zygote: Zygote, prepared: tuple[int | None, Any]) -> None:
@@ -195,7 +214,8 @@ def run_worker(request: dict[str, Any], fds: list[int], zygote: Zygote, prepared
             harden.parent_death_signal(zygote.pid)
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        os.close(signal.set_wakeup_fd(-1))
+        zygote.ended.close()
         zygote.control.close()
         for ruleset in zygote.rulesets.values():
             os.close(ruleset)
