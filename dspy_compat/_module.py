@@ -6,6 +6,7 @@ The field names are those of dspy's own class, so that states and demos saved fr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,8 +37,8 @@ class RLM(dspy.Module):
     """A Recursive Language Model as a DSPy module: inputs are variables of a REPL, SUBMIT gives typed outputs.
 
     The first eight parameters are dspy.RLM's own (``sub_lm`` may also be a list, one by depth); ``lms``, ``child_tools``,
-    ``skills``, ``environment``, ``budget``, ``strategy``, ``check``, ``on_limit``, ``on_event``, ``trace``, ``secrets`` and ``telemetry``
-    are those of ``dszig_py.RLM``. ``on_failure``: "return" ends a failed run in a prediction whose ``termination`` says
+    ``skills``, ``environment``, ``budget``, ``strategy``, ``check``, ``on_limit``, ``on_event``, ``trace``, ``secrets``, ``telemetry`` and
+    ``output_dir`` are those of ``dszig_py.RLM``. ``on_failure``: "return" ends a failed run in a prediction whose ``termination`` says
     why, "raise" raises as dspy does. ``trace_steps``: "taught" or "all", the steps that optimizers see. The prediction has
     the outputs, ``trajectory`` (list of dicts), ``final_reasoning``, ``termination`` and ``run``.
     """
@@ -70,6 +71,7 @@ class RLM(dspy.Module):
         secrets: Sequence[str] = (),
         telemetry: bool | None = None,
         trace_steps: Literal["taught", "all"] = "taught",
+        output_dir: str | os.PathLike[str] | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
         super().__init__(callbacks=callbacks)
@@ -87,6 +89,7 @@ class RLM(dspy.Module):
         self.check = check
         self.on_event = on_event
         self.trace, self.secrets, self.telemetry = trace, tuple(secrets), telemetry
+        self.output_dir = None if output_dir is None else os.fspath(output_dir)
         self._interpreter_factory = interpreter_factory
         action = action_signature(self.strategy, environments.language(environment))
         self.generate_action = Step(action, self.options)

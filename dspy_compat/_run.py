@@ -133,6 +133,7 @@ def _plan(module: RLM, chosen: Any, steps: Steps, made: Inputs, use_async: bool)
         images=made.images,
         preamble=_preamble(module, chosen, made),
         skills=module.skills,
+        output_dir=getattr(module, "output_dir", None),  # pickled before there was one
     )
 
 

@@ -22,6 +22,7 @@ from dszig_py.skills import Skill
 if TYPE_CHECKING:
     from dszig_py.documents import Document, read_document
     from dszig_py.files import File, Folder, Text
+    from dszig_py.images import Image
     from dszig_py.sessions import Session
     from dszig_py.strategy import Strategy
     from dszig_py.trajectory import Prediction, Termination, Trajectory
@@ -39,6 +40,7 @@ __all__ = [
     "Field",
     "File",
     "Folder",
+    "Image",
     "InputError",
     "InputField",
     "LMError",
@@ -63,6 +65,7 @@ _LATER = {
     "Document": "documents",
     "File": "files",
     "Folder": "files",
+    "Image": "images",
     "Prediction": "trajectory",
     "Session": "sessions",
     "Strategy": "strategy",

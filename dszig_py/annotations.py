@@ -23,6 +23,7 @@ from uuid import UUID
 from dszig_py.errors import SignatureError
 from dszig_py.evidence import Evidence
 from dszig_py.files import File, Folder, Text
+from dszig_py.images import Image
 
 __all__ = ["STRING", "TypeReader", "short", "type_text"]
 
@@ -37,7 +38,9 @@ _typing: dict[str, Any] = {"Any": Any, "Optional": Optional, "Union": Union, "Li
 _typing |= {"List": list, "Dict": dict, "Tuple": tuple, "Set": set, "FrozenSet": frozenset}
 _typing |= {"Sequence": Sequence, "Mapping": Mapping}
 _NAMES: dict[str, Any] = (
-    {tp.__name__: tp for tp in _PLAIN} | _typing | {tp.__name__: tp for tp in (Evidence, File, Folder, Text, Path)}
+    {tp.__name__: tp for tp in _PLAIN}
+    | _typing
+    | {tp.__name__: tp for tp in (Evidence, File, Folder, Image, Text, Path)}
 )
 _MODULES: dict[str, dict[str, Any]] = {
     "typing": _typing,

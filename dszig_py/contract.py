@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast, get_origin
 
-from dszig_py import evidence, files
+from dszig_py import evidence, files, images, outputs, scratch
 from dszig_py.documents import Document
+from dszig_py.environments.in_place import in_place
 from dszig_py.errors import InputError, SignatureError
 from dszig_py.language import PYTHON, Language
 from dszig_py.previews import preview, size_text
@@ -26,6 +27,7 @@ __all__ = ["Contract", "Prepared", "SubmissionRefused", "Variable", "compile_con
 PREVIEW_CHARS = 800
 SHOW_CHARS = 20_000  # what Strategy(show=[...]) shows of a field
 _SCHEMA_CHARS = 2_000
+_FILE_TYPES = "declare File, File | None, list[File], tuple[File, ...] or dict[str, File]"
 _LARGE = 100_000  # characters of submission above which validation leaves the event loop
 
 
@@ -83,10 +85,9 @@ class Contract:
     @functools.cached_property
     def submit_text(self) -> str:
         """How to call SUBMIT, with types and constraints."""
-        outputs = self.signature.outputs
         lines = [f"Finish with {self.usage}."]
-        for f in outputs:
-            schema = _schema_text(f.type)
+        for f in self.signature.outputs:
+            schema = _file_text(f.type) if outputs.are_files(f.type) else _schema_text(f.type)
             if f.desc or schema:
                 lines.append(f"  {f.name}: {f.desc}{' ' if f.desc and schema else ''}{schema}")
         return "\n".join(lines)
@@ -94,8 +95,13 @@ class Contract:
     @functools.cached_property
     def usage(self) -> str:
         """The call itself, for error messages."""
-        outputs = ", ".join(f"{f.name}: {type_text(f.type)}" for f in self.signature.outputs)
-        return f"{self.language.finish}({outputs})"
+        told = ", ".join(f"{f.name}: {type_text(f.type)}" for f in self.signature.outputs)
+        return f"{self.language.finish}({told})"
+
+    @functools.cached_property
+    def writes(self) -> tuple[str, ...]:
+        """The outputs that are files: for these the REPL has a scratch folder."""
+        return tuple(f.name for f in self.signature.outputs if outputs.are_files(f.type))
 
     def off_loop(self, kwargs: Mapping[str, Any], args: Sequence[Any] = ()) -> bool:
         """Whether judging these values may take long: large, or of classes with validators of their own."""
@@ -103,38 +109,65 @@ class Contract:
             return True
         return _weight([*kwargs.values(), *args], _LARGE) > _LARGE
 
-    def validate(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The outputs, typed: accepts exactly what pydantic accepts for each field.
+    def validate(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], collection: outputs.Collection | None = None
+    ) -> dict[str, Any]:
+        """The outputs, typed: accepts exactly what pydantic accepts for each field. Files are delivered by ``collection``.
 
         Raises :class:`SubmissionRefused` naming every missing, surplus and mistyped field at once.
         """
-        given, problems = self._by_name(args, kwargs)
-        outputs: dict[str, Any] = {}
+        with collection or outputs.Collection(None) as collected:
+            found = self._judged(*self._by_name(args, kwargs), collected.context)
+            try:
+                collected.deliver()
+            except ValueError as error:
+                raise SubmissionRefused(f"{self.language.finish} was refused: {error}") from None
+            if self.check is not None and (message := _ask(self.check, found)):
+                raise SubmissionRefused(f"{self.language.finish} was refused: {message}")
+        return found
+
+    def _judged(self, given: Mapping[str, Any], problems: list[str], context: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         for f in self.signature.outputs:
             if f.name not in given:
                 if not any(p.startswith(f"{f.name}:") for p in problems):
                     problems.append(f"{f.name}: missing")
                 continue
             try:
-                outputs[f.name] = coerce(f.type, given[f.name])
+                found[f.name] = coerce(f.type, given[f.name], context)
             except ValueError as error:
                 problems.append(f"{f.name}: {error}")
-        problems += self._unfounded(outputs)
+        problems += self._unfounded(found)
         if problems:
             raise SubmissionRefused(f"{self.language.finish} was refused: {'; '.join(problems)}. Call {self.usage}.")
-        if self.check is not None:
-            message = _ask(self.check, outputs)
-            if message:
-                raise SubmissionRefused(f"{self.language.finish} was refused: {message}")
-        return outputs
+        return found
 
-    def _unfounded(self, outputs: Mapping[str, Any]) -> list[str]:
+    def extracted(self, raw: Mapping[str, Any], outbox: outputs.Outbox | None = None) -> tuple[dict[str, Any], str]:
+        """The outputs that a closing reply has, and what is wrong with the first that it has not. A file is one that the
+        code wrote, by its path.
+        """
+        found: dict[str, Any] = {}
+        problem = ""
+        for f in self.signature.outputs:
+            try:
+                with outputs.Collection(outbox) as collection:
+                    found[f.name] = coerce(f.type, raw[f.name], collection.context)
+                    collection.deliver()
+            except KeyError:
+                problem = problem or f"{f.name}: not in the reply"
+            except (ValueError, OSError) as error:
+                found.pop(f.name, None)
+                problem = problem or f"{f.name}: {error}"
+        return found, problem
+
+    def _unfounded(self, found: Mapping[str, Any]) -> list[str]:
         """What the outputs cite that the inputs do not hold."""
         if not evidence.asked_for([f.type for f in self.signature.outputs]):
             return []
         inputs = {variable.name: variable.value for variable in self.variables}
-        cited = ((name, one) for name, value in outputs.items() for one in evidence.spans(value))
-        return [f"{name}: {told}" for name, one in cited if (told := evidence.problem(one, inputs))][:5]
+        read = functools.cache(in_place)
+        cited = ((name, one) for name, value in found.items() for one in evidence.spans(value))
+        return [f"{name}: {told}" for name, one in cited if (told := evidence.problem(one, inputs, read))][:5]
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         names = [f.name for f in self.signature.outputs]
@@ -149,9 +182,9 @@ class Contract:
         return given, problems
 
 
-def _ask(check: Callable[[dict[str, Any]], str | None], outputs: dict[str, Any]) -> str | None:
+def _ask(check: Callable[[dict[str, Any]], str | None], found: dict[str, Any]) -> str | None:
     try:
-        said = cast("object", check(dict(outputs)))
+        said = cast("object", check(dict(found)))
     except Exception as error:  # an assert in a check is a natural way to write one
         return f"{type(error).__name__}: {error}"
     if said is False:  # a check written as a predicate; True, as None, lets the outputs through
@@ -189,10 +222,23 @@ def compile_contract(
     """Bind ``inputs`` to ``signature``. Raises :class:`InputError` for missing, surplus and mistyped inputs, and
     :class:`SignatureError` for an output of a type that cannot be judged.
     """
+    taken = [*(f.name for f in signature.inputs), *(name for name, *_ in callables)]
     for f in signature.outputs:
         adapter(f.type)
-        if files.asked_for(f.type, files.File, files.Folder):
-            raise SignatureError(f"output {f.name!r}: files are inputs only; declare str and submit the text")
+        if files.asked_for(f.type, files.Folder):
+            raise SignatureError(
+                f"output {f.name!r}: a folder is an input only; declare list[File], or dict[str, File]"
+            )
+        if outputs.are_files(f.type) and not outputs.can_be_files(f.type):
+            raise SignatureError(f"output {f.name!r}: {type_text(f.type)} mixes files with other values; {_FILE_TYPES}")
+        if outputs.are_files(f.type) and scratch.VARIABLE in taken:
+            raise SignatureError(
+                f"{scratch.VARIABLE!r} is the folder that code writes output {f.name!r} in; choose another name"
+            )
+        if images.asked_for(f.type):
+            raise SignatureError(
+                f"output {f.name!r}: an image is an input only; declare File, and let the code write one"
+            )
     for f in signature.inputs:
         if files.asked_for(f.type, files.File, files.Folder) and files.wanted(f.type) is None:
             raise SignatureError(
@@ -225,10 +271,16 @@ def _variable(f: Field, value: Any, limit: int) -> Variable:
     return Variable(f.name, _type_of(value, f), value, size_text(value), shown, whole, f.desc)
 
 
+def _of_document(f: Field, value: Document) -> Any:
+    if images.asked_for(f.type):
+        return list(value.images())
+    return value.texts if get_origin(f.type) is list else value.text
+
+
 def _input(f: Field, value: Any) -> Any:
     """The value as declared. ``str`` is also the type of a field that declared none, so it takes whatever comes."""
     if isinstance(value, Document):
-        value = value.texts if get_origin(f.type) is list else value.text
+        value = _of_document(f, value)
     if f.type is str or f.type is Any:
         return value
     judge = adapter(f.type)
@@ -261,6 +313,11 @@ def _callables_text(callables: Sequence[tuple[str, str, str]], language: Languag
     if not callables:
         return ""
     return "\n".join([language.heading, *(f"  {sig}: {doc}" if doc else f"  {sig}" for _, sig, doc in callables)])
+
+
+def _file_text(tp: Any) -> str:
+    many = get_origin(tp) in (list, tuple, dict)
+    return f"the path{'s of files' if many else ' of a file'} that you wrote and closed"
 
 
 def _schema_text(tp: Any) -> str:

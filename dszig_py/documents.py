@@ -8,7 +8,6 @@ what parses them.
 
 from __future__ import annotations
 
-import base64
 import importlib
 import io
 import os
@@ -18,10 +17,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from dszig_py.errors import InputError
+from dszig_py.images import Image
 
 __all__ = ["FORMATS", "Document", "Page", "read_document"]
 
 NO_LIBRARY = 'reading {kind} files needs {package}: pip install "dszig-py[docs]"'
+NO_PAGES = "{name}: only the pages of a PDF file can be drawn"
 MAX_IMAGE_PIXELS = 4_000  # of a page's longer side
 MAX_CELLS = 5_000_000  # of a workbook
 
@@ -32,12 +33,21 @@ class Page:
 
     label: str
     text: str
+    _drawn: tuple[Path, int] | None = field(default=None, repr=False, compare=False)
+
+    def image(self, *, dpi: int = 150) -> Image:
+        """The page as a picture. Raises :class:`InputError` for what is no page of a PDF file."""
+        if self._drawn is None:
+            raise InputError(NO_PAGES.format(name=f"page {self.label}"))
+        path, index = self._drawn
+        return next(_images(path, dpi, index))
 
 
 @dataclass(frozen=True)
 class Document:
     """A file's text. As an input it is text with a line such as ``[page 3]`` before each page (a field that is ``str``), or
-    a list of the pages' texts (``list[str]``), whose index is the page's number less one.
+    a list of the pages' texts (``list[str]``), or of the pages as pictures (``list[Image]``), whose index is the page's
+    number less one.
     """
 
     name: str
@@ -58,18 +68,14 @@ class Document:
         """The pages' texts."""
         return [page.text for page in self.pages]
 
-    def images(self, *, dpi: int = 150) -> Iterator[str]:
-        """Pages as PNG data URLs, drawn one by one: for models that see (``dspy.Image(url)``).
+    def images(self, *, dpi: int = 150) -> Iterator[Image]:
+        """Pages as PNG pictures, drawn one by one: for models that see (``dspy.Image(image.url)`` in DSPy's own programs).
 
         Raises :class:`InputError` for what has no pages to draw.
         """
         if self.kind != "pdf" or self.path is None:
-            raise InputError(f"{self.name}: only the pages of a PDF file can be drawn")
-        for page in _pdf(self.path):
-            scale = min(dpi / 72, MAX_IMAGE_PIXELS / max(page.get_size()))
-            drawn = io.BytesIO()
-            page.render(scale=scale).to_pil().save(drawn, format="PNG")
-            yield f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode('ascii')}"
+            raise InputError(NO_PAGES.format(name=self.name))
+        yield from _images(self.path, dpi)
 
 
 def read_document(path: str | os.PathLike[str]) -> Document:
@@ -97,11 +103,19 @@ def _library(name: str, kind: str, package: str) -> Any:
         raise InputError(NO_LIBRARY.format(kind=kind, package=package)) from error
 
 
-def _pdf(path: Path) -> Iterator[Any]:
-    """The pages of a PDF, each open while it is looked at."""
+def _images(path: Path, dpi: int, only: int | None = None) -> Iterator[Image]:
+    for page in _pdf(path, only):
+        scale = min(dpi / 72, MAX_IMAGE_PIXELS / max(page.get_size()))
+        drawn = io.BytesIO()
+        page.render(scale=scale).to_pil().save(drawn, format="PNG")
+        yield Image(drawn.getvalue(), "image/png")
+
+
+def _pdf(path: Path, only: int | None = None) -> Iterator[Any]:
+    """The pages of a PDF (or one, by its index), each open while it is looked at."""
     document = _library("pypdfium2", "PDF", "pypdfium2").PdfDocument(path.read_bytes())
     try:
-        for index in range(len(document)):
+        for index in range(len(document)) if only is None else (only,):
             page = document[index]
             try:
                 yield page
@@ -115,7 +129,8 @@ def _pdf_pages(path: Path) -> Iterator[Page]:
     for number, page in enumerate(_pdf(path), 1):
         text = page.get_textpage()
         try:
-            yield Page(str(number), str(text.get_text_range()).replace("\r\n", "\n").strip())
+            told = str(text.get_text_range()).replace("\r\n", "\n").strip()
+            yield Page(str(number), told, (path, number - 1))
         finally:
             text.close()
 

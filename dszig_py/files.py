@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,10 +16,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
+from dszig_py import mounts
 from dszig_py.errors import InputError
 
-__all__ = ["File", "Folder", "Opened", "Text", "asked_for", "opened", "refused", "wanted", "written"]
+__all__ = ["File", "Folder", "Opened", "Text", "any_to_open", "asked_for", "opened", "refused", "wanted", "written"]
 
+COLLECT = "dszig.collect"  # in pydantic's context: what makes a File of a submitted path
 _HEAD = 16 * 1024
 _MOST_ENTRIES = 50_000  # of a folder, counted for the model; the worker sees them all
 _MOST_OPEN = 200  # folders waiting to be counted, each a descriptor
@@ -29,8 +30,6 @@ _TREE_LINES = 40
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _OUTER = os.O_RDONLY | _SAFELY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _INNER = os.O_RDONLY | _SAFELY | getattr(os, "O_DIRECTORY", 0)
-_KERNELS = (b"proc", b"sysfs", b"devtmpfs", b"debugfs", b"tracefs", b"securityfs")
-_ESCAPED = re.compile(rb"\\([0-7]{3})")
 _BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
@@ -43,22 +42,45 @@ class _Place:
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
-        made: Any = cls
-        return core_schema.no_info_plain_validator_function(
-            lambda value: value if isinstance(value, cls) else made(os.fspath(value))
-        )
+        return core_schema.with_info_plain_validator_function(cls._judged)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Any:
+        """A model that is asked for one gives a path."""
+        return {"type": "string", "description": f"path of a {cls.__name__.lower()}"}
+
+    @classmethod
+    def _judged(cls, value: Any, info: Any) -> Any:
+        context: Any = info.context
+        if cls is File and context and COLLECT in context:  # what code submits: a path of its own, not yet the caller's
+            return context[COLLECT](value)
+        if isinstance(value, cls):
+            return value
+        made, kind = cast("Any", cls), type(value).__name__
+        try:  # a mapping is what a trace or a results file holds
+            return made(**value) if isinstance(value, Mapping) else made(os.fspath(value))
+        except TypeError:
+            raise ValueError(f"pass a path, not a {kind}") from None  # pydantic's word for "no"
 
 
 @dataclass(frozen=True, slots=True)
 class File(_Place):
-    """A file by its path, as a field's type and as a value. In the REPL it is a read-only object (``.text()``, ``.lines()``)."""
+    """A file by its path, as a field's type and as a value. In the REPL it is a read-only object (``.text()``, ``.lines()``).
+
+    As an output it is what the code wrote, in ``RLM(output_dir=...)``; ``size`` is then its bytes.
+    """
 
     path: str | os.PathLike[str]
+    size: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Folder(_Place):
-    """A folder by its path, with all beneath; links in it are not followed."""
+    """A folder by its path, with all beneath; links in it are not followed.
+
+    The path itself may be no link, as that of a ``File``. What leads to it may: ``/tmp`` is a link on macOS, and which folders
+    a path goes through is the caller's choice. What is opened is what is read, whatever is renamed afterwards.
+    """
 
     path: str | os.PathLike[str]
 
@@ -119,12 +141,17 @@ def asked_for(tp: Any, *kinds: Any) -> bool:
     return any(tp is kind for kind in kinds or _KINDS) or any(asked_for(arg, *kinds) for arg in get_args(tp))
 
 
+def any_to_open(types: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether inputs of these types are files or folders, which take a while to open."""
+    return any(wanted(tp) or isinstance(values.get(name), (File, Folder, Text)) for name, tp in types.items())
+
+
 def refused(variables: Mapping[str, Any], environment: str) -> None:
     """Raise :class:`InputError` for files where an environment cannot take them."""
     if names := [name for name, value in variables.items() if isinstance(value, Opened)]:
         raise InputError(
             f'input {names[0]!r} is a file, a folder or a Text, which environment="{environment}" cannot take; '
-            'use environment="process" (or "inprocess"), or pass the text as a str'
+            'use environment="process" (or "docker", "inprocess"), or pass the text as a str'
         )
 
 
@@ -186,9 +213,11 @@ def _at(name: str, given: str | os.PathLike[str], kind: Any, limit: int) -> Open
     if not path or "\0" in path:
         raise fail("is no path")
     try:
-        mode = os.lstat(path).st_mode  # asked before it is opened: opening a fifo or a device does things
+        # Asked before it is opened: opening a fifo or a device does things. And by its bare name: the kernel follows "link/".
+        bare = path.rstrip("/") or "/"
+        mode = os.lstat(bare).st_mode
         if stat.S_ISLNK(mode):
-            raise fail(f"is a link to {os.readlink(path)!a}; links are not followed, give the path itself")
+            raise fail(f"is a link to {os.readlink(bare)!a}; links are not followed, give the path itself")
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise fail("is neither a regular file nor a folder")
         fd = os.open(path, _OUTER)
@@ -203,16 +232,18 @@ def _at(name: str, given: str | os.PathLike[str], kind: Any, limit: int) -> Open
 
 def _judged(fd: int, path: str, kind: Any, limit: int, fail: Any) -> Opened:
     about = os.fstat(fd)
-    if about.st_dev in _kernel_devices():
+    if about.st_dev in mounts.kernel_devices():
         raise fail("is the kernel's, not a file on a disk")
     if stat.S_ISDIR(about.st_mode):
         if kind in (File, Text):
             raise fail("is a folder; declare the field Folder")
         if os.path.samestat(about, os.stat("/")):
             raise fail("is everything there is; give the folder that is meant")
-        if made_up := _made_up_beneath(fd):
+        if made_up := mounts.made_up_beneath(fd):
             raise fail(f"holds {made_up!a}, which is the kernel's; give a folder without it")
         tree = _Tree(fd)
+        if tree.device:
+            raise fail(f"holds the device {tree.device!a}; give a folder without it")
         return Opened("folder", _shown(path), path, fd, 0, tree.told, f"{tree.text}\n     {_FOLDER_HAS}")
     if not stat.S_ISREG(about.st_mode):
         raise fail("is neither a regular file nor a folder")
@@ -231,28 +262,6 @@ def _judged(fd: int, path: str, kind: Any, limit: int, fail: Any) -> Opened:
 
 def _shown(path: str) -> str:
     return os.path.basename(path.rstrip("/")) or path
-
-
-def _kernel_devices() -> set[int]:
-    """Of the file systems whose files the kernel makes up, or are devices: /proc, /sys, /dev (/dev/shm is one of its own)."""
-    return {os.stat(place).st_dev for place in ("/proc", "/sys", "/dev") if os.path.ismount(place)}
-
-
-def _made_up_beneath(fd: int) -> str | None:
-    """A mount of the kernel's or of devices beneath an open folder. A Landlock rule for a folder holds for every mount in it,
-    so that code that opens files by itself would read them. Source: proc_pid_mountinfo(5).
-    """
-    try:
-        beneath = os.readlink(f"/proc/self/fd/{fd}").rstrip("/") + "/"
-        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:  # no /proc: macOS, which has no Landlock either
-        return None
-    for mount in mounts:
-        before, _, after = mount.partition(b" - ")
-        place = os.fsdecode(_ESCAPED.sub(lambda octal: bytes([int(octal[1], 8)]), before.split(b" ")[4]))
-        if place.startswith(beneath) and after.split(b" ")[0] in _KERNELS:
-            return place
-    return None
 
 
 def _encoding(head: bytes) -> str | None:
@@ -278,6 +287,7 @@ class _Tree:
     def __init__(self, fd: int) -> None:
         self.files = self.folders = 0
         self.more = self.full = False
+        self.device = ""
         self.lines: list[str] = []
         todo = [(os.dup(fd), "")]
         try:
@@ -299,6 +309,8 @@ class _Tree:
                     self.more = self.full = True
                     return
                 is_folder = entry.is_dir(follow_symlinks=False)
+                if not (is_folder or entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                    self._special(prefix, entry)
                 self.folders += is_folder
                 self.files += not is_folder
                 if number < room and len(self.lines) < _TREE_LINES:
@@ -308,6 +320,15 @@ class _Tree:
                 elif is_folder:
                     with contextlib.suppress(OSError):  # not to be read by this user
                         todo.append((os.open(entry.name, _INNER, dir_fd=at), f"{prefix}{entry.name}/"))
+
+    def _special(self, prefix: str, entry: os.DirEntry[str]) -> None:
+        """Pipes and sockets are left alone, for working folders have some; a device in one is no data of the caller's, and
+        whether code may open it is for its permissions alone to say: Landlock knows of no kinds of files.
+        """
+        with contextlib.suppress(OSError):  # gone meanwhile
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
+                self.device, self.full = prefix + entry.name, True
 
     @property
     def told(self) -> str:

@@ -6,6 +6,7 @@ URL, a key, a header or a limit. Child runs come from a ``spawn`` the runner han
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 import anyio.to_thread
 
-from dszig_py import prompts, typed
+from dszig_py import pictures, prompts, typed
 from dszig_py.annotations import type_text
 from dszig_py.calls import PROMPT_KEPT, Calls, OpenCall
 from dszig_py.contract import Contract, SubmissionRefused
@@ -23,8 +24,9 @@ from dszig_py.environments._worker.codec import SubCallError
 from dszig_py.environments.base import CallRefused
 from dszig_py.errors import DszigError, LMError, ReplayMismatch, SignatureError
 from dszig_py.events import Event
-from dszig_py.lm.base import LM, Message, Request
+from dszig_py.lm.base import LM, Message, Request, sees_images
 from dszig_py.lm.gate import Gate
+from dszig_py.outputs import Outbox, TooLate
 from dszig_py.signature import Signature
 from dszig_py.text import truncate
 from dszig_py.trajectory import Prediction
@@ -56,6 +58,7 @@ class RunHost:
     images: Mapping[str, str] = field(default_factory=dict[str, str])
     contract: Contract | None = None
     max_query_chars: int | None = None
+    outbox: Outbox | None = None
 
     def __post_init__(self) -> None:
         self.calls = Calls(self.run, self.ledger, self.publish)
@@ -99,12 +102,23 @@ class RunHost:
     async def submit(self, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Judge a submission while the code waits, off the event loop where that may take long."""
         assert self.contract is not None
+        judge = self.contract.validate
         try:
+            if self.outbox is not None:
+                return await self.outbox.first(lambda files: self._in_thread(judge, args, kwargs, files))
             if self.contract.off_loop(kwargs, args):
-                return await self._in_thread(self.contract.validate, args, kwargs)
-            return self.contract.validate(args, kwargs)
-        except SubmissionRefused as refusal:
+                return await self._in_thread(judge, args, kwargs)
+            return judge(args, kwargs)
+        except (SubmissionRefused, TooLate) as refusal:
             raise CallRefused(str(refusal), "ValueError") from None
+
+    async def extracted(self, raw: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """What the closing reply gives, and what is wrong with it; files are copied off the event loop."""
+        assert self.contract is not None
+        if self.outbox is None:
+            return self.contract.extracted(raw)
+        self.outbox.reopen()
+        return await self._in_thread(self.contract.extracted, raw, self.outbox)
 
     async def _llm_query(self, prompt: Any, lm: str | None = None, images: Any = None) -> str:
         return await self._query(prompt, self._named(lm), "", 0, self._pictures(images))
@@ -113,20 +127,17 @@ class RunHost:
         model = self._named(lm)
         return await self._batch("llm_query_batched", prompts, lambda p, batch, i: self._query(p, model, batch, i))
 
-    def _pictures(self, handles: Any) -> tuple[str, ...]:
-        """The images behind handles: only those given as inputs can be sent."""
-        if handles is None:
-            return ()
-        if not isinstance(handles, (list, tuple)):
-            raise CallRefused("images takes a list of handles", "TypeError")
-        given = cast("list[Any]", handles)
-        names = [cast("dict[str, Any]", h).get("image") if isinstance(h, dict) else None for h in given]
-        if unknown := [n for n in names if n not in self.images]:
-            raise CallRefused(f"no image input is called {unknown[0]!r}", "ValueError")
-        return tuple(self.images[str(name)] for name in names)
+    def _pictures(self, given: Any) -> tuple[str, ...]:
+        return pictures.urls(given, self._known)
+
+    @functools.cached_property
+    def _known(self) -> dict[str, str]:
+        assert self.contract is not None
+        inputs = {v.name: v.value for v in self.contract.variables}
+        return pictures.known(self.contract.signature, inputs, self.images)
 
     async def _query(self, prompt: Any, lm: LM, batch: str, index: int, images: tuple[str, ...] = ()) -> str:
-        with self._recorded("llm_query", prompt, batch, index) as call:
+        with self._recorded("llm_query", pictures.told(prompt, images), batch, index) as call:
             if not isinstance(prompt, str):
                 raise CallRefused(f"llm_query takes text, not {type(prompt).__name__}", "TypeError")
             if self.max_query_chars is not None and len(prompt) > self.max_query_chars:
@@ -152,9 +163,10 @@ class RunHost:
     async def _typed(self, task: typed.Task, inputs: Any, lm: LM, batch: str, index: int, error: str) -> dict[str, Any]:
         """One typed prediction, asked again with the error while the reply does not fit."""
         signature = task.signature
-        given = _inputs_of(signature, inputs)
-        with self._recorded("predict", f"{signature}\n{given!r:.{PROMPT_KEPT}}", batch, index) as call:
-            request = prompts.typed_request(signature, _texts(given), task.schema)
+        given, images = pictures.apart(signature, self._inputs_of(signature, inputs))
+        shown = pictures.told(f"{signature}\n{given!r:.{PROMPT_KEPT}}", images)
+        with self._recorded("predict", shown, batch, index) as call:
+            request = prompts.typed_request(signature, _texts(given), task.schema, images)
             for _ in range(TYPED_ATTEMPTS):
                 asked = prompts.typed_again(request, error) if error else request
                 text = await self._ask(call, asked, lm)
@@ -193,7 +205,7 @@ class RunHost:
             parsed, given = prompts.CHILD_OF_PROMPT, {"prompt": signature}
         else:
             parsed = self._task(signature, classes).signature
-            given = _inputs_of(parsed, inputs)
+            given = self._inputs_of(parsed, inputs)
         with self._recorded("rlm_query", f"{signature}\n{given!r:.{PROMPT_KEPT}}", batch, index) as call:
             outputs = await self._spawned(call, parsed, given, error)
         return outputs["answer"] if is_prompt else _typed_answer(parsed, outputs)
@@ -265,6 +277,9 @@ class RunHost:
         return answers
 
     async def _ask(self, call: OpenCall, request: Request, lm: LM) -> str:
+        if request.images and await sees_images(lm) is False:
+            call.note(model=lm.model)
+            raise CallRefused(f"{lm.model} does not see images; ask one that does, or about text", "ValueError")
         try:
             reply = await self.gate.ask(lm, request, self.ledger, inner=True)
         except Exhausted as limit:
@@ -275,6 +290,9 @@ class RunHost:
         usage = call.done.usage + reply.usage
         call.note(reply=reply.text, model=reply.model or lm.model, usage=usage, cached=reply.cached)
         return reply.text
+
+    def _inputs_of(self, signature: Signature, inputs: Any) -> dict[str, Any]:
+        return pictures.of_code(signature, _inputs_of(signature, inputs), self._known)
 
     async def _budget(self) -> dict[str, Any]:
         return prompts.budget(self.ledger.remaining())

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from dszig_py import arrays
 from dszig_py.environments._worker.codec import fields_of
+from dszig_py.images import Image
 
 __all__ = ["Brief", "brief", "preview", "size_text"]
 
@@ -25,6 +26,8 @@ def size_text(value: Any) -> str:
         return f"{characters}, {_count(value.count(chr(10)) + (value[-1] != chr(10)), 'line')}"
     if isinstance(value, (bytes, bytearray)):
         return _count(len(value), "byte")
+    if isinstance(value, Image):
+        return value.about
     if isinstance(value, Mapping):
         return _count(len(cast("Mapping[Any, Any]", value)), "key")
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -91,7 +94,10 @@ class Brief:
 
     def _pieces(self, value: Any, level: int) -> Iterator[str]:
         name: str = type(value).__name__
-        if value is None or isinstance(value, (bool, float, Enum)):
+        if isinstance(value, Image):
+            self.whole = False
+            yield repr(value)
+        elif value is None or isinstance(value, (bool, float, Enum)):
             yield self._repr(value)
         elif isinstance(value, (str, bytes, bytearray)):
             yield self._ends(value)

@@ -16,7 +16,9 @@ from typing import Any
 
 from dszig_py.contract import Contract
 from dszig_py.environments.base import Execution
+from dszig_py.images import asked_for
 from dszig_py.lm.base import Message, Request
+from dszig_py.outputs import are_files
 from dszig_py.signature import Field, Signature
 from dszig_py.text import clean, truncate
 from dszig_py.trajectory import Action, Iteration
@@ -130,11 +132,19 @@ READING: dict[str, tuple[str, str]] = {
 CITE: dict[str, tuple[str, str]] = {
     "cite": (
         "cite(variable, start, end) or cite(text) -> Evidence",
-        "a span of an input (or of its item: docs[3]) for SUBMIT, which checks it; cite(text) finds its first place",
+        "a span of an input, or an item (docs[3], folder['a.txt']), as sliced, for SUBMIT to check; cite(text): its first place",
     ),
 }
 
 MODEL_CHOICE = "llm_query, predict and their batched forms take lm=NAME with NAME one of: {names}."
+SCRATCH = (
+    "Files can be written beneath `scratch`, the path of a folder, and nowhere else: "
+    'open(f"{{scratch}}/{name}.txt", "w"). Close a file before you SUBMIT its path.'
+)
+IMAGES = (
+    "You see no images. Sub-calls do: llm_query(prompt, images=[...]), predict('page: Image, question -> answer', ...), for "
+    "many predict_batched. An Image has .data (bytes) and .media_type; bytes of a PNG or JPEG of your own can be sent as well."
+)
 NOTHING_SHOWN = "(nothing was printed; print what you want to see)"
 SUBMITTED = "(submitted)"
 LAST = "This is the last iteration: SUBMIT what you have now."
@@ -163,9 +173,16 @@ as what was found supports them; use null for what cannot be known. Reply with o
 and nothing else: {names}."""
 
 
-def contract_notes(models: Sequence[str]) -> list[str]:
+def contract_notes(models: Sequence[str], signature: Signature | None = None) -> list[str]:
     """Lines of the contract that are neither variable nor callable."""
-    return [MODEL_CHOICE.format(names=", ".join(repr(m) for m in models))] if models else []
+    told = [MODEL_CHOICE.format(names=", ".join(repr(m) for m in models))] if models else []
+    written = [f.name for f in signature.outputs if are_files(f.type)] if signature is not None else []
+    shown = signature is not None and any(asked_for(f.type) for f in signature.inputs)
+    return [
+        *told,
+        *([SCRATCH.format(name=written[0])] if written else []),
+        *([IMAGES] if shown else []),
+    ]
 
 
 def session_notes(calls: Sequence[tuple[str, str]], variables: Mapping[str, str]) -> list[str]:
@@ -282,14 +299,16 @@ def _said(action: Action, reasoning_chars: int, label: str) -> str:
     return "\n\n".join([*([reasoning] if reasoning else []), *cells]) or "(empty reply)"
 
 
-def typed_request(signature: Signature, inputs: Mapping[str, str], schema: Mapping[str, Any]) -> Request:
-    """The prompt of one typed sub-call; ``inputs`` are the values as text."""
+def typed_request(
+    signature: Signature, inputs: Mapping[str, str], schema: Mapping[str, Any], images: tuple[str, ...] = ()
+) -> Request:
+    """The prompt of one typed sub-call; ``inputs`` are the values as text, ``images`` what it names by number."""
     task = [signature.instructions] if signature.instructions else []
     described = [f"{f.name}: {f.desc}" for f in (*signature.inputs, *signature.outputs) if f.desc]
     told = TYPED.format(schema=json.dumps(schema, ensure_ascii=False))
     given = "\n\n".join(f"{name}:\n{text}" for name, text in inputs.items())
     system = "\n".join([*task, *described, told])
-    return Request((Message("system", system), Message("user", given or "(no inputs)")), schema=schema)
+    return Request((Message("system", system), Message("user", given or "(no inputs)")), schema=schema, images=images)
 
 
 def typed_again(request: Request, error: str) -> Request:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["constructed", "journaled", "options", "reopen", "resumed"]
 
-_PLAIN = ("environment", "max_output_chars", "on_limit")
+_PLAIN = ("environment", "max_output_chars", "on_limit", "output_dir")
 _MODELS = ("lm", "sub_lm", "main_cmd", "rlm_cmd", "lms", "lm_options", "sub_lm_options")
 _HIDDEN = ("api_key", "headers", "extra_headers", "default_headers")  # of a model's options: never written down
 

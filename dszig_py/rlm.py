@@ -57,7 +57,8 @@ class RLM:
     a :class:`~dszig_py.trace.Tracer`, or a list of these); ``resumable``: beside that file everything is kept that
     :meth:`resume` needs, whole inputs and replies (or beside the path given here); ``secrets``: values that are never written there, besides
     those of providers' keys in the environment. ``telemetry``: OpenTelemetry spans (default: where the program has
-    configured a tracer provider; see ``dszig_py.telemetry``).
+    configured a tracer provider; see ``dszig_py.telemetry``). ``output_dir``: where outputs of type ``File``
+    are put, nothing there being written over (default: ``dszig-outputs`` in the working directory).
 
     Raises SignatureError and InputError here, before any model call.
     """
@@ -92,9 +93,11 @@ class RLM:
         resumable: bool | Place = False,
         secrets: Sequence[str] = (),
         telemetry: bool | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self.signature = Signature.of(signature, types=types if types is not None else _classes_of_caller())
         # Here, not above: a pydantic model costs ten milliseconds to define, and importing an RLM is not making one.
+        from dszig_py.outputs import DEFAULT_FOLDER
         from dszig_py.strategy import Strategy
         from dszig_py.usage import Budget
 
@@ -130,6 +133,7 @@ class RLM:
         self.resumable = beside or None
         self.secrets = tuple(secrets)
         self.telemetry = telemetry
+        self.output_dir = os.path.abspath(os.path.expanduser(DEFAULT_FOLDER if output_dir is None else output_dir))
         self._lm, self._sub_lm, self._lms = lm, sub_lm, dict(lms or {})
         self._main_cmd, self._rlm_cmd = main_cmd, rlm_cmd
         self._lm_options, self._sub_lm_options = dict(lm_options or {}), dict(sub_lm_options or {})
@@ -176,12 +180,16 @@ class RLM:
         budget: Budget | None = None,
         path: str | os.PathLike[str] | None = None,
         progress: bool = False,
+        engine: str = "local",
+        workers: int | None = None,
     ) -> Corpus:
-        """A run for each element of ``inputs``, ``max_concurrency`` at a time; see :class:`~dszig_py.corpus.Corpus`."""
+        """A run for each element of ``inputs``, ``max_concurrency`` at a time, here or on the ``workers`` of a Ray cluster
+        (``engine="ray"``); see :class:`~dszig_py.corpus.Corpus`.
+        """
         from dszig_py.corpus import Corpus
 
         options: dict[str, Any] = {"ordered": ordered, "budget": budget, "path": path, "progress": progress}
-        return Corpus(self, inputs, max_concurrency=max_concurrency, **options)
+        return Corpus(self, inputs, max_concurrency=max_concurrency, engine=engine, workers=workers, **options)
 
     @classmethod
     def resume(
@@ -255,6 +263,7 @@ class RLM:
             check=self.check,
             max_output_chars=self.max_output_chars,
             skills=self.skills,
+            output_dir=self.output_dir,
         )
 
     def __repr__(self) -> str:

@@ -12,12 +12,12 @@ from typing import Any
 import anyio.to_thread
 from pydantic.errors import PydanticUserError
 
-from dszig_py import prompts, typed
+from dszig_py import pictures, prompts, typed
 from dszig_py.contract import Contract
 from dszig_py.environments.base import CallRefused
-from dszig_py.errors import LMError, SignatureError
+from dszig_py.errors import InputError, LMError, SignatureError
 from dszig_py.host import RunHost
-from dszig_py.lm.base import LM
+from dszig_py.lm.base import IMAGE_TOKENS, LM, sees_images
 from dszig_py.usage import CHARS_PER_TOKEN
 
 __all__ = ["Route", "Unanswered", "answer", "choose", "too_long", "window_tokens"]
@@ -49,7 +49,16 @@ class Unanswered(Exception):
 
 
 async def choose(route: str, lm: LM, contract: Contract, *, tools: bool) -> Route:
-    """The way for these inputs. ``tools``: the code may call functions of the user's, which one call cannot."""
+    """The way for these inputs. ``tools``: the code may call functions of the user's, which one call cannot.
+
+    Raises :class:`InputError` where what is asked for cannot be.
+    """
+    if contract.writes:
+        if route == "direct":
+            raise InputError(
+                f'output {contract.writes[0]!r} is a file, which only code can write: Strategy(route="loop")'
+            )
+        return Route(False, "an output is a file, which only code can write")
     if route != "auto":
         return Route(route == "direct", "as asked")
     if tools:
@@ -76,9 +85,9 @@ def window_tokens(lm: Any) -> int | None:
 
 def _size(contract: Contract, stop: int) -> int:
     """Characters of the inputs as a prompt would show them, counted until ``stop`` is passed."""
-    total = 0
-    for variable in contract.variables:
-        value = variable.value
+    values, images = pictures.apart(contract.signature, {v.name: v.value for v in contract.variables})
+    total = len(images) * IMAGE_TOKENS * CHARS_PER_TOKEN
+    for value in values.values():
         total += len(value) if isinstance(value, str) else len(typed.value_text(value))
         if total > stop:
             break
@@ -95,13 +104,16 @@ async def answer(host: RunHost, lm: LM, contract: Contract) -> dict[str, Any]:
         schema = typed.json_schema(signature, {})
     except (SignatureError, PydanticUserError) as error:
         raise Unanswered(f"the outputs have no JSON schema: {error}") from error
-    texts = {v.name: typed.value_text(v.value).encode("utf-8", "replace").decode() for v in contract.variables}
-    request = prompts.typed_request(signature, texts, schema)
+    values, images = pictures.apart(contract.signature, {v.name: v.value for v in contract.variables})
+    if images and await sees_images(lm) is False:
+        raise Unanswered(f"{lm.model} does not see images")
+    texts = {name: typed.value_text(value).encode("utf-8", "replace").decode() for name, value in values.items()}
+    request = prompts.typed_request(signature, texts, schema, images)
     error = ""
     for attempt in range(ATTEMPTS):
         asked = prompts.typed_again(request, error) if error else request
         try:
-            with host.calls.recorded("direct", asked.prompt, "", attempt) as call:
+            with host.calls.recorded("direct", pictures.told(asked.prompt, images), "", attempt) as call:
                 reply = await host.gate.ask(lm, asked, host.ledger, inner=False)
                 call.note(reply=reply.text, model=reply.model or lm.model, usage=reply.usage, cached=reply.cached)
                 try:

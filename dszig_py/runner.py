@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from dszig_py import prompts, routing
+from dszig_py import files, images, prompts, routing
 from dszig_py.compaction import History
 from dszig_py.contract import Contract, compile_contract
 from dszig_py.environments.base import CallRefused, CellLimits, Environment, Execution, Session
@@ -19,6 +20,7 @@ from dszig_py.host import RunHost
 from dszig_py.language import language_of
 from dszig_py.lm.base import LM, price_known
 from dszig_py.lm.gate import Gate, OnText
+from dszig_py.outputs import DEFAULT_FOLDER, Outbox
 from dszig_py.policy import Policy, View
 from dszig_py.preamble import Brought, Preamble, standard, written_in
 from dszig_py.recording import Decision, Recording, joined
@@ -28,7 +30,6 @@ from dszig_py.strategy import Strategy
 from dszig_py.tools import Tool
 from dszig_py.trajectory import Action, Prediction
 from dszig_py.usage import Budget, Exhausted, Ledger
-from dszig_py.validation import coerce
 
 __all__ = ["Plan", "Preamble", "Shared", "run"]
 
@@ -38,7 +39,8 @@ class Plan:
     """Everything a run needs but its inputs: compiled once, shared by all runs of an RLM.
 
     ``lms`` and ``sub_lms`` are by depth, the last one serving all deeper levels. ``policy`` makes the policy of one run
-    from its model and gate. ``stream_tokens``: the root's replies are told as they come.
+    from its model and gate. ``stream_tokens``: the root's replies are told as they come. ``output_dir``: where outputs that
+    are files go.
     """
 
     signature: Signature
@@ -57,6 +59,7 @@ class Plan:
     images: Mapping[str, str] = field(default_factory=dict[str, str])
     stream_tokens: bool = False
     skills: Sequence[Skill] = ()
+    output_dir: str | None = None
 
     def lm(self, depth: int) -> LM:
         """The model that decides at ``depth``: the root on ``lm``, children on ``sub_lm``."""
@@ -131,9 +134,17 @@ class _Run:
             self.record.id, ledger, gate, sub_lm, plan.named_lms, tools, publish, self._spawn, allowed, plan.images
         )
         self.host.max_query_chars = plan.strategy.max_query_chars
-        self.contract = self.record.contract = self._compile()
-        self.host.contract = self.contract
-        self.policy = plan.policy(plan, self.lm, gate)
+
+    async def _prepare(self) -> None:
+        """Bind the inputs. A folder is looked through for that, which may take seconds, and pages are drawn: not on the
+        event loop's time.
+        """
+        types = {f.name: f.type for f in self.plan.signature.inputs}
+        slow = files.any_to_open(types, self.inputs) or any(map(images.asked_for, types.values()))
+        self.contract = await asyncio.to_thread(self._compile) if slow else self._compile()
+        self.record.contract = self.host.contract = self.contract
+        self.host.outbox = Outbox(self.plan.output_dir or DEFAULT_FOLDER) if self.contract.writes else None
+        self.policy = self.plan.policy(self.plan, self.lm, self.gate)
 
     def _compile(self) -> Contract:  # 1
         return compile_contract(
@@ -141,13 +152,14 @@ class _Run:
             self.inputs,
             callables=[*(c for c in self.host.callables() if c[0] not in self.brought.tools), *self.brought.callables],
             show=self.plan.strategy.show,
-            notes=[*prompts.contract_notes(list(self.plan.named_lms)), *self.brought.notes],
+            notes=[*prompts.contract_notes(list(self.plan.named_lms), self.plan.signature), *self.brought.notes],
             check=self.plan.check,
             language=language_of(self.plan.environment),
         )
 
     async def go(self) -> Prediction:
         """The whole run; see the module's first line for its phases."""
+        await self._prepare()
         session: Session | None = None
         try:
             if self.plan.strategy.route is not None and await self._routed(self.plan.strategy.route):
@@ -155,6 +167,8 @@ class _Run:
             limits = CellLimits(output_chars=self.plan.max_output_chars)
             session = await self.plan.environment.open(self.contract, self.host, limits)  # 2
             self.record.isolation = str(session.isolation)
+            if self.host.outbox is not None:
+                self.host.outbox.attach(session, self.contract.writes[0], self.plan.environment.name)
             await self.brought.into(session)
             self.record.begin()
             with anyio.move_on_after(_seconds_left(self.ledger.soft_deadline)) as soft:
@@ -171,6 +185,8 @@ class _Run:
             if session is not None:
                 with anyio.CancelScope(shield=True):
                     await session.close()  # 8
+            if self.host.outbox is not None:
+                self.host.outbox.settle(self.record.outputs)
             # Each knows the other: left so, the inputs stay in memory until a garbage collection.
             self.host.spawn, self.host.contract = _over, None
         return self.record.finished()
@@ -276,6 +292,8 @@ class _Run:
         done: list[Execution] = []
         for number, cell in enumerate(action.cells, 1):
             await self.brought.before(cell, session)
+            if self.host.outbox is not None:
+                self.host.outbox.reopen()
             done.append(await session.execute(cell))
             if done[-1].lost:
                 await self.brought.into(session)
@@ -300,13 +318,8 @@ class _Run:
                 error = str(failure)
         if scope.cancelled_caught:
             error = "no time was left"
-        for f in self.plan.signature.outputs:
-            try:
-                self.record.outputs[f.name] = coerce(f.type, raw[f.name])
-            except KeyError:
-                error = error or f"{f.name}: not in the reply"
-            except ValueError as problem:
-                error = error or f"{f.name}: {problem}"
+        self.record.outputs, problem = await self.host.extracted(raw)
+        error = error or problem
         self.host.calls.budget_changed()
         self.record.extracted(raw, error, self.ledger.usage.since(before), time.monotonic() - started)
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from pydantic_core import CoreSchema, core_schema
 
+from dszig_py import images
 from dszig_py.environments._worker import codec
 from dszig_py.errors import SignatureError
 from dszig_py.files import asked_for
@@ -46,7 +47,9 @@ class Task:
         signature = Signature.parse(text, types={name: _stand_in(name) for name in classes})
         if any(asked_for(f.type) for f in (*signature.inputs, *signature.outputs)):
             # What the code names is no path of the caller's: a child's File would be opened by this process.
-            raise SignatureError("a sub-call takes no File, Folder, Path or Text; pass the text itself as a str")
+            raise SignatureError("a sub-call takes and gives no File, Folder, Path or Text; pass its text as a str")
+        if any(images.asked_for(f.type) for f in signature.outputs):
+            raise SignatureError("a sub-call takes images and gives none: declare the output str")
         return cls(signature, json_schema(signature, classes))
 
 

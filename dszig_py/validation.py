@@ -22,20 +22,22 @@ __all__ = ["PLAIN_TYPES", "adapter", "coerce", "is_plain", "judged"]
 PLAIN_TYPES = (str, int, float, bool, bytes, type(None))
 
 
-def coerce(tp: Any, value: Any) -> Any:
-    """``value`` as pydantic reads it for ``tp``. Raises ``ValueError`` with a message a model can act on."""
+def coerce(tp: Any, value: Any, context: Mapping[str, Any] | None = None) -> Any:
+    """``value`` as pydantic reads it for ``tp``, ``context`` being for validators. Raises ``ValueError`` with a message a
+    model can act on.
+    """
     if not is_plain(tp) and (found := _find_opaque(value)) is not None:
         where, opaque = found
         at = f" at {where}" if where else ""
         raise ValueError(
             f"a {opaque.type_name}{at} cannot be submitted ({opaque.text}); submit data (text, numbers, lists, dicts)"
         )
-    return judged(adapter(tp), value)
+    return judged(adapter(tp), value, context)
 
 
-def judged(judge: TypeAdapter[Any], value: Any) -> Any:
+def judged(judge: TypeAdapter[Any], value: Any, context: Mapping[str, Any] | None = None) -> Any:
     try:
-        return judge.validate_python(value)
+        return judge.validate_python(value, context=context)
     except ValidationError as error:
         raise ValueError(_told(error)) from None
     except Exception as error:  # a validator of the caller's own may raise anything
@@ -69,7 +71,7 @@ def _told(error: ValidationError) -> str:
     for detail in error.errors(include_url=False)[:5]:
         where = truncate(".".join(str(part) for part in detail["loc"]), 200)
         got = detail.get("input")
-        message = truncate(detail["msg"], 1_000)
+        message = truncate(detail["msg"].removeprefix("Value error, "), 1_000)
         told.append(f"{where + ': ' if where else ''}{message} (got {type(got).__name__} {brief(got, 80)})")
     if error.error_count() > 5:
         told.append(f"and {error.error_count() - 5} more")

@@ -1,7 +1,18 @@
 """What every test starts from."""
 
+import gc
 import signal
+
+import pytest
 
 # Started in the background of a shell, this process and all it starts ignore Ctrl-C, and tests of it would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def collector_as_it_was():
+    """What one test keeps from the garbage collector (``dszig eval`` does, for its process) the next one's may collect."""
+    yield
+    if gc.get_freeze_count():
+        gc.unfreeze()

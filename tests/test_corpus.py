@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from scripted_server import Answer, ScriptedServer
 
 from dszig_py import RLM, Budget, InputError, LMError
+from dszig_py.corpus import Mapped, _InOrder
 from dszig_py.lm import ScriptedLM
+from dszig_py.trajectory import Termination
 from dszig_py.usage import Exhausted, Ledger, Usage
 
 SUBMIT = "```python\nSUBMIT(answer=int(text) * 2)\n```"
@@ -148,6 +150,29 @@ def test_one_budget_for_all_runs():
     assert sum(r.usage.cost for r in found) <= 0.1
     assert 5 <= len([r for r in found if r.termination.kind == "submitted"]) <= 10
     assert len(lm.requests) <= 10
+
+
+def test_one_budget_limits_what_it_names():
+    """Fifty calls is the default of one run; a hundred runs under a limit in tokens have their fifty each."""
+    rlm = RLM(
+        "text: str -> answer: str",
+        lm=lambda p: "```python\nSUBMIT(answer=llm_query('x'))\n```",
+        environment="inprocess",
+    )
+    found = list(rlm.map(texts(60), budget=Budget(max_tokens=10**9)))
+    assert len(found) == 60
+    assert sum(r.usage.calls for r in found) == 120
+
+
+def test_results_after_one_that_was_left_out_are_told_at_the_end():
+    """In their order: the budget may end between two that were begun side by side."""
+    told = []
+    line = _InOrder(lambda result: told.append(result.index))
+    for index in (3, 0, 2):
+        line(Mapped(index, {}, Termination("submitted", "model", "")))
+    assert told == [0]
+    line.rest()
+    assert told == [0, 2, 3]
 
 
 def test_a_shared_limit_in_dollars_needs_prices():

@@ -148,6 +148,22 @@ def test_what_is_sent_is_what_litellm_sends(server):
     assert direct == through and direct["messages"][-1]["content"] == "u\n\n3 left"
 
 
+def test_first_calls_side_by_side_wait_for_the_whole_library():
+    """What another thread is importing is in sys.modules half made."""
+    code = """
+        import asyncio, sys
+        from dszig_py.lm._sessions import library
+        async def go():
+            first = asyncio.create_task(library())
+            while not first.done():
+                if "aiohttp" in sys.modules:
+                    (await library()).ClientSession
+                await asyncio.sleep(0)
+        asyncio.run(go())
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+
+
 def test_images_are_sent_as_parts_of_the_last_message(server):
     """An image goes beside the text, as OpenAI has it."""
     server.handler = lambda body: "seen"

@@ -660,6 +660,7 @@ RAY = """
     assert ("needle", 4_000, 2, "lossy:dies_once") in {row.key for row in found.rows}, "what was lost was not done again"
     assert 0.08 < sum(row.cost for row in found.rows) <= 0.1 and "max_cost" in found.stopped, found
     assert open("r.jsonl").read().count("\\n") == len(found.rows) + 1
+    assert not os.path.exists("r.jsonl.runs"), "a journal was left behind"
     print("fine")
 """
 LOSSY = """

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
+import stat
+import threading
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dszig_py
-from dszig_py import RLM, File, Folder, InputError, Signature, SignatureError, Text, files
+from dszig_py import RLM, File, Folder, InputError, Signature, SignatureError, Text, files, runner
 from dszig_py.contract import compile_contract
 from dszig_py.environments._worker import text as texts
+from dszig_py.environments.in_place import in_place
 from dszig_py.testing import ScriptedLM
 
 CHARACTERS = st.text(st.sampled_from("aab\n\r.é€😀\0"), max_size=60)
@@ -24,7 +29,7 @@ CHARACTERS = st.text(st.sampled_from("aab\n\r.é€😀\0"), max_size=60)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of a few bytes: every boundary is met."""
-    for name, size in {"BLOCK": 20, "_FIRST": 4, "_LEAD": 8, "_OVERLAP": 16, "_LINE": 12}.items():
+    for name, size in {"BLOCK": 20, "_SCAN": 20, "_FIRST": 4, "_LEAD": 8, "_OVERLAP": 16, "_LINE": 12}.items():
         monkeypatch.setattr(texts, name, size)
 
 
@@ -196,10 +201,10 @@ def test_everything_there_is_is_no_folder_to_give():
         contract("a: File -> x", a=7)
 
 
-@pytest.mark.parametrize("tp", ["File", "Folder | None", "list[File]", "dict[str, Folder]"])
-def test_files_are_no_outputs(tp):
-    """An output declared File, or with one inside, is refused at once: its path would be the model's."""
-    with pytest.raises(SignatureError, match="inputs only"):
+@pytest.mark.parametrize("tp", ["Folder | None", "dict[str, Folder]", "File | str", "set[File]", "dict[File, str]"])
+def test_what_cannot_be_an_output_of_files_is_refused(tp):
+    """A folder, or a type in which a file stands beside or beneath something else, is refused at once."""
+    with pytest.raises(SignatureError, match="output 'report'"):
         contract(f"a -> report: {tp}", a="x")
 
 
@@ -233,6 +238,88 @@ def test_a_folder_with_the_kernels_mounts_in_it_is_refused(tmp_path, monkeypatch
                 contract("a: Folder -> x", a=tmp_path)
         else:
             assert "0 files" in contract("a: Folder -> x", a=tmp_path).text
+
+
+def test_a_link_on_the_way_is_the_callers_and_one_at_the_end_is_refused(tmp_path):
+    """/tmp is a link on macOS: what leads to a path may go through links; the path itself may not be one, nor one with a slash."""
+    inside = tmp_path / "real" / "in"
+    inside.mkdir(parents=True)
+    (inside / "x").write_text("content")
+    (tmp_path / "way").symlink_to(tmp_path / "real")
+    found = contract("a: File, b: Folder -> x", a=tmp_path / "way" / "in" / "x", b=str(tmp_path / "way" / "in") + "/")
+    assert "7 bytes" in found.text
+    assert "1 files" in found.text
+    for end in ("way", "way/", "way//"):
+        with pytest.raises(InputError, match="is a link"):
+            contract("b: Folder -> x", b=f"{tmp_path}/{end}")
+
+
+def test_a_folder_with_a_device_in_it_is_refused(tmp_path):
+    """Landlock knows of no kinds of files: code that opens by itself could read it. Pipes and sockets are left alone."""
+    (tmp_path / "sub").mkdir()
+    os.mkfifo(tmp_path / "sub" / "pipe")
+    assert "1 files and 1 folders" in contract("a: Folder -> x", a=tmp_path).text
+    try:
+        os.mknod(tmp_path / "sub" / "zero", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+    with pytest.raises(InputError, match="holds the device 'sub/zero'"):
+        contract("a: Folder -> x", a=tmp_path)
+
+
+def deep(folder, levels):
+    """So many folders inside each other, each with a file; a path that no system call takes in one piece is no matter."""
+    fd = os.open(folder, os.O_RDONLY)
+    for number in range(levels):
+        os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+        os.mkdir(f"d{number:02}", dir_fd=fd)
+        inner = os.open(f"d{number:02}", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.close(os.open("last", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+
+
+def test_what_lies_too_deep_is_said(tmp_path):
+    """70 levels: the tree and what lists files tell where they stop, and the way on from there works."""
+    deep(tmp_path, 70)
+    held = contract("a: Folder -> x", a=tmp_path)
+    folder = in_place("a", held.variables[0].value)
+    with pytest.warns(UserWarning, match="more than 64 folders deep is left out"):
+        found = list(folder.files())
+    assert len(found) == 65
+    with pytest.warns(UserWarning, match="left out"):
+        tree = folder.tree(1_000)
+    assert tree.splitlines()[64] == "  " * 64 + "d64/ (what is in it is left out)"
+    onward = "/".join(f"d{number:02}" for number in range(65))
+    with warnings.catch_warnings(action="error"):
+        assert folder[onward].glob("**/last") == [f"{'/'.join(f'd{n}' for n in range(65, 70))}/last"]
+    assert folder[onward]["d65"]["f"]._place == f"a['{onward}/d65/f']"
+
+
+def test_a_folder_is_looked_through_off_the_event_loop(tmp_path, monkeypatch):
+    """While a slow one is being opened, the loop goes on: what the opening waits for is done by the loop itself."""
+    ticked, compile_ = threading.Event(), runner.compile_contract
+
+    def slow(*args, **options):
+        assert ticked.wait(30), "the loop stood still"
+        return compile_(*args, **options)
+
+    monkeypatch.setattr(runner, "compile_contract", slow)
+
+    async def go():
+        rlm = RLM(
+            "a: Folder -> n: int", lm=ScriptedLM(["```python\nSUBMIT(n=len(list(a)))\n```"]), environment="inprocess"
+        )
+        run = asyncio.ensure_future(rlm.acall(a=tmp_path))
+        await asyncio.sleep(0)
+        while not ticked.is_set():
+            asyncio.get_running_loop().call_later(0.01, ticked.set)
+            await asyncio.sleep(0.02)
+        return (await run).n
+
+    (tmp_path / "x").touch()
+    assert asyncio.run(go()) == 1
 
 
 def test_many_folders_do_not_hide_the_files(tmp_path, monkeypatch):

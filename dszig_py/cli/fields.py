@@ -17,6 +17,7 @@ import click
 from dszig_py.documents import FORMATS, read_document
 from dszig_py.errors import InputError
 from dszig_py.files import wanted
+from dszig_py.images import Image, asked_for
 from dszig_py.signature import Field, Signature, type_text
 from dszig_py.validation import coerce
 
@@ -107,6 +108,8 @@ def _value(field: Field, text: str, standard: Standard) -> Any:
         return _typed(field, _decoded(field, standard.read(f"--{field.name}"), "stdin"))
     if text.startswith("@@"):
         return _typed(field, text[1:])
+    if text.startswith("@") and asked_for(field.type) and not text.lower().endswith(".pdf"):
+        return _images(field, text[1:])
     if text.startswith("@") and wanted(field.type) is not None:
         return Path(text[1:]).expanduser()  # the run opens it, and nothing reads it here
     if text.startswith("@") and FORMATS.get(os.path.splitext(text)[1].lower()) in _BINARY and field.type is not bytes:
@@ -116,13 +119,22 @@ def _value(field: Field, text: str, standard: Standard) -> Any:
     return _typed(field, text)
 
 
+def _images(field: Field, name: str) -> Any:
+    """A picture by its path, or a list of one."""
+    try:
+        found = Image.of(Path(name))
+    except InputError as error:
+        raise click.UsageError(f"--{field.name}: {error}") from None
+    return found if field.type is Image else [found]
+
+
 def _document(field: Field, name: str) -> Any:
     """A PDF, Word or Excel file: its pages for a list of texts, else all of its text."""
     try:
         found = read_document(name)
     except InputError as error:
         raise click.UsageError(f"--{field.name}: {error}") from None
-    return found if field.type in (str, list[str]) else _typed(field, found.text)
+    return found if field.type in (str, list[str], list[Image]) else _typed(field, found.text)
 
 
 def _file_bytes(option: str, name: str) -> bytes:

@@ -128,6 +128,10 @@ def _output_options() -> list[Option]:
         (("--json", "as_json"), {"is_flag": True, "help": "One JSON object: outputs, termination, usage, run."}),
         (("--trace",), {"type": writable, "help": "Save the run's trajectory here as well."}),
         (("--resumable",), {"is_flag": True, "help": "With --trace: keep beside it what dszig resume needs."}),
+        (
+            ("--output-dir",),
+            {"type": click.Path(file_okay=False), "help": "Where outputs of type File go (default: dszig-outputs)."},
+        ),
         (("--html",), {"type": writable, "help": "Write the run as one HTML file."}),
         (
             ("--metadata",),

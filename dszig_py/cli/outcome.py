@@ -18,6 +18,7 @@ import click
 
 from dszig_py.cli import INTERRUPTED, show
 from dszig_py.errors import DszigError, InputError, SignatureError
+from dszig_py.files import File
 from dszig_py.rlm import RLM
 from dszig_py.signature import Signature
 from dszig_py.text import clean
@@ -182,7 +183,7 @@ def _print(prediction: Prediction, error: BaseException | None, saved: Path | No
     else:
         if not report.quiet and sys.stdout is not None and sys.stdout.isatty():
             print()  # between the progress above and the outputs, where both are on one screen
-        _print_outputs(prediction.trajectory.outputs)
+        _print_outputs(_by_path(prediction))
     if ended.kind != "submitted" and error is None:
         click.echo(f"ended by {clean(str(ended))}", err=True)
     if report.quiet:
@@ -243,6 +244,21 @@ def _print_outputs(outputs: Mapping[str, Any]) -> None:
         return
     for name, value in outputs.items():
         print(f"{name}: {_text(value)}")
+
+
+def _by_path(prediction: Prediction) -> dict[str, Any]:
+    """The outputs as the trajectory has them, and a file as its path alone."""
+    plain = prediction.trajectory.outputs
+    return {name: plain[name] if (paths := _paths(prediction.outputs[name])) is None else paths for name in plain}
+
+
+def _paths(value: Any) -> Any:
+    if isinstance(value, File):
+        return str(value.path)
+    if isinstance(value, (list, tuple)) and value:
+        paths = [_paths(item) for item in cast("list[Any]", value)]
+        return None if None in paths else paths
+    return None
 
 
 def _text(value: Any) -> str:

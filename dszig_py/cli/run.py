@@ -151,6 +151,8 @@ def _rlm_options(given: Mapping[str, Any]) -> dict[str, Any]:
         told = "; ".join(f"--{str(e['loc'][0]).replace('_', '-')}: {e['msg']}" for e in error.errors())
         raise click.UsageError(told) from None
     found: dict[str, Any] = {**lms, "environment": zigrlm.environment(given), "budget": budget, "strategy": strategy}
+    if given.get("output_dir") is not None:
+        found["output_dir"] = given["output_dir"]
     if given["max_output_chars"] is not None:
         found["max_output_chars"] = given["max_output_chars"]
     return found

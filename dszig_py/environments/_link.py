@@ -36,6 +36,7 @@ class Link(asyncio.Protocol):
         self._on_frame = on_frame
         self._holds: set[str] = set()
         self._scheduled = self._dropped = False
+        self._why = ""
         self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
 
@@ -95,9 +96,9 @@ class Link(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.hold("unread", False)
 
-    def drop(self) -> None:
-        """Take no more frames, and read on only to see the end of the socket."""
-        self._dropped = True
+    def drop(self, why: str = "") -> None:
+        """Take no more frames, and read on only to see the end of the socket; ``why`` it will have ended."""
+        self._dropped, self._why = True, why or self._why
         self._buffer = bytearray()
         self._holds.clear()
         self._scheduled = False
@@ -113,7 +114,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.gone.done():
-            self.gone.set_result("it was killed, ran out of memory, or crashed")
+            self.gone.set_result(self._why or "it was killed, ran out of memory, or crashed")
 
     def send(self, frame: dict[str, Any]) -> None:
         """One frame out; dropped where the worker is gone. Raises ``ValueError`` where it is larger than allowed."""

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["off_loop", "packed_inputs", "size_in_bytes", "started"]
 
 S = TypeVar("S", bound="WorkerSession")
+_PLAIN = (int, float, bool, type(None))
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 async def packed_inputs(contract: Contract, modules: frozenset[str] = frozenset()) -> inputs.Packed:
-    """The contract's inputs, packed off the event loop. Raises :class:`InputError`."""
-    packing = asyncio.ensure_future(off_loop(inputs.pack, {v.name: v.value for v in contract.variables}, modules))
+    """The contract's inputs, packed off the event loop where that may take long. Raises :class:`InputError`."""
+    values = {v.name: v.value for v in contract.variables}
+    if all(type(value) in _PLAIN or (type(value) is str and len(value) <= inputs.SMALL) for value in values.values()):
+        return inputs.pack(values, modules)
+    packing = asyncio.ensure_future(off_loop(inputs.pack, values, modules))
     try:
         return await asyncio.shield(packing)
     except asyncio.CancelledError:

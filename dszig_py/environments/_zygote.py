@@ -42,6 +42,7 @@ class Zygote:
         self._control = ours
         self._lock = threading.Lock()
         self._lost = False
+        self.kinds: set[tuple[object, ...]] = set()  # of workers that have come up
         self._tokens = itertools.count(1)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own program
@@ -141,6 +142,11 @@ def zygote(command: tuple[str, ...] = ()) -> Zygote:
                 current.close()
             current = _running[command] = Zygote(command)
         return current
+
+
+def known(kind: tuple[object, ...]) -> Zygote | None:
+    """A zygote that runs and has started such a worker, if there is one; never waits."""
+    return next((one for one in list(_running.values()) if kind in one.kinds and one.alive), None)
 
 
 def stop() -> None:

@@ -92,7 +92,11 @@ class Host(Protocol):
 
 @runtime_checkable
 class Session(Protocol):
-    """One live REPL. State persists across executions, also after an exception."""
+    """One live REPL. State persists across executions, also after an exception.
+
+    One whose code can write files has a ``scratch`` besides, where the contract's outputs are such
+    (:class:`~dszig_py.scratch.Scratch`, else ``None``).
+    """
 
     @property
     def isolation(self) -> Isolation: ...

@@ -2,7 +2,15 @@
 and processes. It takes up to a second to start, and works where this kernel can hold no worker.
 
 The protocol is the same, over the standard input and output of ``docker run``. What the container gets of this machine
-is one read-only folder with the worker's program and the inputs, removed as soon as they are read.
+is one read-only folder with the worker's program and the inputs, removed as soon as they are read; and inputs that are files
+or folders, mounted read-only where they are, never copied.
+
+An engine mounts by path, not by descriptor. So the path is asked of the descriptor that was judged, just before; and the
+worker compares device and inode of what it finds with what was judged, before any code runs, and does not start where they
+differ. What is left to somebody who can rename things in the path's folders is to have the start fail, and, for the moment it
+takes, another file mounted that nothing reads. A folder's mounts of its own are refused: engines differ in whether these
+become read-only. (Considered: ``/proc/PID/fd/N`` as the source, which no name can change; it needs the engine in our process
+and user namespaces.)
 """
 
 from __future__ import annotations
@@ -19,18 +27,18 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from dszig_py import files
 from dszig_py.environments import inputs
 from dszig_py.environments._link import Link
 from dszig_py.environments._opening import off_loop, packed_inputs, size_in_bytes, started
 from dszig_py.environments.base import CellLimits, Host, Isolation
 from dszig_py.environments.session import WorkerSession
 from dszig_py.errors import EnvironmentFailure, InputError
+from dszig_py.mounts import whereabouts
 
 if TYPE_CHECKING:
     from dszig_py.contract import Contract
@@ -39,7 +47,7 @@ __all__ = ["DockerEnvironment"]
 
 ENGINES = ("docker", "podman")
 _WORKER = Path(__file__).with_name("_worker")
-_SHARED = "/run/dszig"
+_SHARED, _INPUTS = "/run/dszig", "/inputs"
 _TMP = "64m"
 _TMPFS = f"/tmp:size={_TMP},noexec,nosuid,nodev"  # noqa: S108 - in there
 _NOBODY = "65534:65534"
@@ -65,6 +73,9 @@ class DockerEnvironment:
     ``engine``: "docker", "podman", or "auto", the one that runs. ``memory``: of one container, inputs included; bytes or
     text like "2g". ``pids``: processes and threads. ``cpus``: processors it may use. ``runtime``: another OCI runtime,
     like "runsc". ``cell_seconds``: a cell's own time, waiting for host calls not counted.
+
+    Inputs that are files and folders are mounted at ``/inputs/NAME``. The code reads them as nobody: they must be readable to
+    all, and carry a label that lets containers read them where SELinux is on (nothing here relabels files of the caller's).
     """
 
     image: str = "python:3.12-slim"
@@ -84,7 +95,6 @@ class DockerEnvironment:
 
     async def open(self, contract: Contract, host: Host, limits: CellLimits) -> DockerSession:
         """Start a container with the inputs. Raises :class:`InputError`, :class:`EnvironmentFailure`."""
-        files.refused({v.name: v.value for v in contract.variables}, self.name)
         engine = await off_loop(self.find_engine)
         packed = await packed_inputs(contract)
         return await started(DockerSession(self, engine, packed, host, limits))
@@ -102,8 +112,13 @@ class DockerEnvironment:
             told.append(f"{engine}: {failure}")
         raise EnvironmentFailure(f"no container engine runs here ({'; '.join(told)})")
 
-    def command(self, engine: str, name: str, folder: str, request: dict[str, Any]) -> list[str]:
-        """The whole command that runs a worker, ``folder`` being what it gets to see of this machine."""
+    def command(
+        self, engine: str, name: str, folder: str, request: dict[str, Any], mounts: Mapping[str, str] | None = None
+    ) -> list[str]:
+        """The whole command that runs a worker: ``folder``, and inputs by name in ``mounts``, are what it gets to see of this
+        machine.
+        """
+        mounted = [f"type=bind,src={path},dst={_INPUTS}/{one},readonly" for one, path in (mounts or {}).items()]
         size = str(size_in_bytes(self.memory))
         runtime = [] if self.runtime is None else ["--runtime", self.runtime]
         environ = [part for key, value in _ENVIRON.items() for part in ("--env", f"{key}={value}")]
@@ -117,6 +132,7 @@ class DockerEnvironment:
             *("--pids-limit", str(self.pids), "--memory", size, "--memory-swap", size, "--cpus", f"{self.cpus:g}"),
             *("--ulimit", "nofile=256:256", "--ulimit", "core=0:0", *_processes_limit()),
             *("--volume", f"{folder}:{_SHARED}:ro{labelled}", "--workdir", "/tmp", *environ),  # noqa: S108 - in there
+            *(part for mount in mounted for part in ("--mount", mount)),
             *("--entrypoint", "python3", self.image),
             *("-s", "-P", "-B", f"{_SHARED}/worker/standalone.py", json.dumps(request)),
         ]
@@ -236,20 +252,22 @@ class DockerSession(WorkerSession):
         with theirs:
             try:
                 self._containers.append(await off_loop(self._run, theirs))
-            except OSError as error:
+            except BaseException as error:
                 ours.close()
+                if not isinstance(error, OSError):
+                    raise
                 raise EnvironmentFailure(f"{self._engine} could not be started: {error}") from error
         return (await asyncio.get_running_loop().create_unix_connection(protocol, sock=ours))[1]
 
     def _run(self, pipe: socket.socket) -> _Container:
-        folder, specs = share(self._packed)
+        folder, specs, mounts = share(self._packed)
         name = f"dszig-{uuid.uuid4().hex[:16]}"
         request = {
             "max_frame": self._environment.max_frame,
             "address_space": size_in_bytes(self._environment.memory),
-            "inputs": [[*spec[:2], f"{_SHARED}/{spec[2]}", spec[3]] for spec in specs],
+            "inputs": specs,
         }
-        command = self._environment.command(self._engine, name, f"{folder}/shared", request)
+        command = self._environment.command(self._engine, name, f"{folder}/shared", request, mounts)
         said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the container; a pipe nobody reads would block it
         fd = pipe.fileno()
         try:
@@ -276,27 +294,38 @@ class DockerSession(WorkerSession):
             await off_loop(container.end)
 
 
-def share(packed: inputs.Packed) -> tuple[str, list[list[Any]]]:
+def share(packed: inputs.Packed) -> tuple[str, list[list[Any]], dict[str, str]]:
     """A folder of its own, closed to other users, with ``shared`` in it: the worker's program and the inputs, each as
-    [name, kind, file, bytes]. Readable to all in there, for nobody is who reads it.
+    [name, kind, path in there, bytes]. Readable to all in there, for nobody is who reads it. Files and folders are not in
+    it: what is to be mounted comes last, by name, as links to them, since an engine's options know no path with a comma, a
+    line's end, or bytes that are no UTF-8.
     """
     folder = tempfile.mkdtemp(prefix="dszig-")
     try:
         shared = os.path.join(folder, "shared")
         os.mkdir(shared, 0o755)
         shutil.copytree(_WORKER, os.path.join(shared, "worker"), ignore=shutil.ignore_patterns("__pycache__"))
-        specs: list[list[Any]] = []
-        for number, (name, kind, _index, size) in enumerate(packed.specs(0)):
-            specs.append([name, kind, f"input-{number}", size])
-            _copy(packed.fds[number], os.path.join(shared, f"input-{number}"), size)
-        for path, _folders, files in os.walk(shared):
+        specs, mounts = packed.specs(0), dict[str, str]()
+        for passed in packed.opened:
+            if passed.value.path:
+                mounts[passed.name] = os.path.join(folder, passed.name)
+                os.symlink(whereabouts(passed.name, passed.value.path, passed.fd), mounts[passed.name])
+        for number, spec in enumerate(specs):
+            if spec[0] in mounts:
+                about = os.fstat(packed.fds[number])
+                spec[2] = f"{_INPUTS}/{spec[0]}"
+                spec[4]["same"] = [about.st_dev, about.st_ino]
+            else:
+                spec[2] = f"{_SHARED}/input-{number}"
+                _copy(packed.fds[number], os.path.join(shared, f"input-{number}"), spec[3])
+        for path, _folders, names in os.walk(shared):
             os.chmod(path, 0o755)  # noqa: S103 - the folder around it is closed
-            for file in files:
+            for file in names:
                 os.chmod(os.path.join(path, file), 0o444)
     except BaseException:
         remove(folder)
         raise
-    return folder, specs
+    return folder, specs, mounts
 
 
 def _copy(fd: int, path: str, size: int) -> None:

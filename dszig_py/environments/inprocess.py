@@ -25,11 +25,13 @@ from typing import TYPE_CHECKING, Any
 from dszig_py.environments import _output
 from dszig_py.environments._lane import Lane, Stoppable
 from dszig_py.environments._link import CellClock
-from dszig_py.environments._worker import cell, codec, keeping, text, typed
-from dszig_py.environments._worker import files as worker_files
+from dszig_py.environments._worker import cell, codec, keeping, typed
+from dszig_py.environments._worker import scratch as worker_scratch
 from dszig_py.environments.base import CallRefused, CellLimits, Execution, Host, Isolation, Snapshot
+from dszig_py.environments.in_place import in_place
 from dszig_py.errors import DszigError, EnvironmentFailure
 from dszig_py.files import Opened
+from dszig_py.scratch import VARIABLE, Scratch
 from dszig_py.text import truncate
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class InProcessEnvironment:
     host calls not counted.
 
     Values cross as they would to a worker, by value; an input that has no form as data (an array, a connection) is
-    given to the cells as the object it is.
+    given to the cells as the object it is. Outputs that are files are looked at when they are submitted, and not before.
     """
 
     cell_seconds: float = 30.0
@@ -71,7 +73,8 @@ class InProcessEnvironment:
     async def open(self, contract: Contract, host: Host, limits: CellLimits) -> InProcessSession:
         """Start the session's thread and bind everything."""
         seconds = self.cell_seconds if limits.seconds is None else limits.seconds
-        session = InProcessSession(host, limits.output_chars, seconds)
+        scratch = Scratch() if contract.writes else None
+        session = InProcessSession(host, limits.output_chars, seconds, scratch)
         try:
             await session.bind({v.name: v.value for v in contract.variables})
         except BaseException:
@@ -91,7 +94,8 @@ class _Cell(Stoppable):
 class InProcessSession:
     """One live REPL in a thread of its own."""
 
-    def __init__(self, host: Host, output_chars: int, seconds: float) -> None:
+    def __init__(self, host: Host, output_chars: int, seconds: float, scratch: Scratch | None = None) -> None:
+        self.scratch = scratch
         self._host, self._chars, self._seconds = host, output_chars, seconds
         self._loop = asyncio.get_running_loop()
         self._label = f" of session {next(_numbers)}"
@@ -126,7 +130,9 @@ class InProcessSession:
         """The inputs by value, and what the host offers."""
         functions = [("SUBMIT", "Finish with the outputs."), *self._host.functions.items()]
         stubs = cell.stubs(functions, self._call, typed.TypedCalls(self._call, self._repl.namespace))
-        await self._lane.run(lambda: self._repl.bind({name: _by_value(v) for name, v in values.items()}, stubs))
+        if self.scratch is not None:
+            values = {**values, VARIABLE: self.scratch.path}
+        await self._lane.run(lambda: self._repl.bind({name: _by_value(name, v) for name, v in values.items()}, stubs))
 
     async def snapshot(self) -> Snapshot:
         """What the cells made, taken in the session's thread."""
@@ -239,6 +245,8 @@ class InProcessSession:
         if threading.current_thread() in self._left_behind:
             raise self._too_late
         self._repl.put_builtins_back()
+        if self.scratch is not None and name == "SUBMIT":
+            worker_scratch.flush(self.scratch.path)
         values, named = (codec.decode(codec.encode(v), records=codec.plain_record) for v in (list(args), dict(kwargs)))
         answer: futures.Future[dict[str, Any]] = futures.Future()
         try:
@@ -334,24 +342,19 @@ class InProcessSession:
             linecache.cache.pop(f"<cell {number}{self._label}>", None)
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.scratch is not None:
+            self.scratch.close()
 
 
-def _by_value(value: Any) -> Any:
+def _by_value(name: str, value: Any) -> Any:
     if type(value) in _AS_THEY_ARE:
         return value
     if isinstance(value, Opened):
-        return _in_place(value)
+        return in_place(name, value)
     try:
         return codec.decode(codec.encode_strictly(value))
     except TypeError:  # no form as data: here, and only here, it can be what it is
         return value
-
-
-def _in_place(value: Opened) -> Any:
-    if value.fd >= 0:
-        about = {"name": value.name, "encoding": value.encoding}
-        return worker_files.received(value.name, value.kind, value.fd, value.size, about)
-    return text.Text(text.Held(value.content.encode("utf-8", "surrogatepass")))
 
 
 def _timeout(message: str) -> type[BaseException]:

@@ -16,7 +16,7 @@ from concurrent import futures
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from dszig_py import files
+from dszig_py import files, images
 from dszig_py.environments._interpreter_tools import as_data, own_tools, tool
 from dszig_py.environments._lane import Lane
 from dszig_py.environments.base import CallRefused, CellLimits, Execution, Host, Isolation
@@ -47,6 +47,7 @@ class InterpreterEnvironment:
     async def open(self, contract: Contract, host: Host, limits: CellLimits) -> InterpreterSession:
         """Make an interpreter and start it. Raises :class:`InputError`, :class:`EnvironmentFailure`."""
         files.refused({v.name: v.value for v in contract.variables}, self.name)
+        images.refused(contract.signature, self.name)
         session = InterpreterSession(self.factory, contract, host, limits.output_chars)
         try:
             await session.start()

@@ -27,7 +27,7 @@ no boundary for model-written code can be had here: {why}. Ways out:
 SANDBOX_EXEC = "/usr/bin/sandbox-exec"
 
 _COVERED = {
-    "files": "files: the code can read {reads}, and write nothing",
+    "files": "files: the code can read {reads}, and write {writes}",
     "network": "network: no socket can be made",
     "processes": "processes: it can start none, and signal none but itself",
     "secrets": "secrets: an empty environment, no memory and no descriptors of the host",
@@ -42,6 +42,10 @@ _NOT_COVERED = (
 )
 _STRICT_NOTE = (
     "imports beyond the preloaded standard library fail: the kernel has no Landlock, so nothing can be opened"
+)
+_WRITTEN_NOTE = (
+    "a folder to write in is measured four times a second: what is written in between may go over its size, until the "
+    "worker is ended; if this process is killed, the folder stays until another makes one"
 )
 _DARWIN_COVERED = (
     _COVERED["files"],
@@ -99,17 +103,19 @@ def boundary(
     cpu_seconds: int | None,
     packages: Sequence[str],
     given: Sequence[str] = (),
+    written: int = 0,
 ) -> Boundary:
     """The strongest boundary that ``facts`` (what the zygote probed) allow. Raises :class:`EnvironmentFailure`.
 
     ``memory``: bytes of address space of one worker. ``read``: what may be read besides the standard library.
-    ``given``: paths of the inputs, which come as descriptors.
+    ``given``: paths of the inputs, which come as descriptors. ``written``: bytes that a scratch folder may hold, 0 for none.
     """
     if not has_boundary(facts):
         raise EnvironmentFailure(refusal(facts))
     mac = bool(facts.get("seatbelt"))
     strict = not mac and not facts["landlock"]
     policy = {"read": list(read), "address_space": memory, "cpu_seconds": cpu_seconds, "strict": strict}
+    policy["file_size"] = written
     reads = "nothing but preloaded modules" if strict else "the standard library"
     if not strict and packages:
         reads += f", the packages {', '.join(packages)}"
@@ -117,10 +123,13 @@ def boundary(
         reads += f", {', '.join(own[:5])}"
     if given:
         reads += f", the inputs {', '.join(ascii(path) for path in given)}"
-    covered = tuple(text.format(reads=reads) for text in (_DARWIN_COVERED if mac else _COVERED.values()))
+    writes = "nothing"
+    if written:
+        writes = f"beneath a folder of its own alone, {written:,} bytes, of which none can be run, and no code mapped"
+    covered = tuple(text.format(reads=reads, writes=writes) for text in (_DARWIN_COVERED if mac else _COVERED.values()))
     if mac:
         return Boundary({**policy, "address_space": None}, Isolation("seatbelt", covered, _DARWIN_NOT_COVERED))
-    not_covered = (*_NOT_COVERED, *((_STRICT_NOTE,) if strict else ()))
+    not_covered = (*_NOT_COVERED, *((_STRICT_NOTE,) if strict else ()), *((_WRITTEN_NOTE,) if written else ()))
     return Boundary(policy, Isolation("strict" if strict else "full", covered, not_covered))
 
 

@@ -17,6 +17,7 @@ from dszig_py.environments.base import (
 )
 from dszig_py.errors import InputError
 from dszig_py.language import Language, language_of
+from dszig_py.scratch import Scratch
 
 if TYPE_CHECKING:
     from dszig_py.contract import Contract
@@ -91,6 +92,10 @@ class _Use:
     @property
     def isolation(self) -> Isolation:
         return self.session.isolation
+
+    @property
+    def scratch(self) -> Scratch | None:
+        return getattr(self.session, "scratch", None)
 
     async def execute(self, code: str) -> Execution:
         return await self.session.execute(code)

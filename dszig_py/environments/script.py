@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dszig_py import files
+from dszig_py import files, images
 from dszig_py.environments._script import guide, values
 from dszig_py.environments._script.javascript import NodeJs, find_node
 from dszig_py.environments._script.machine import Bounds, Machine
@@ -74,6 +74,7 @@ class ScriptEnvironment:
         seconds = self.cell_seconds if limits.seconds is None else limits.seconds
         js = NodeJs(node, seconds, _JS_CHARS) if node else None
         files.refused({v.name: v.value for v in contract.variables}, self.name)
+        images.refused(contract.signature, self.name)
         inputs = await _inputs(contract)
         machine = Machine(host, contract.signature.outputs, inputs, js, _JS_OFF, self.bounds)
         return ScriptSession(machine, limits.output_chars)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import signal
 import time
 from abc import abstractmethod
@@ -16,11 +15,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from dszig_py.environments import _keeping, inputs
-from dszig_py.environments._link import CellClock, Link, call_values, done_values, is_heavy, parse
+from dszig_py.environments._calls_inside import CallsInside
+from dszig_py.environments._link import CellClock, Link, done_values, is_heavy, parse
 from dszig_py.environments._opening import off_loop, packed_inputs
-from dszig_py.environments._worker import codec
-from dszig_py.environments.base import CallRefused, CellLimits, Execution, Host, Isolation, Snapshot
-from dszig_py.errors import DszigError, EnvironmentFailure
+from dszig_py.environments.base import CellLimits, Execution, Host, Isolation, Snapshot
+from dszig_py.errors import EnvironmentFailure
+from dszig_py.scratch import VARIABLE, Scratch
 from dszig_py.text import truncate
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerSession"]
 
-_MAX_CALLS_IN_FLIGHT, _MAX_BYTES_IN_FLIGHT = 4096, 128 * 1024 * 1024  # of one worker; beyond, it is not read from
 _VARIABLES_SECONDS = 5.0
 _VARIABLE = 200  # characters
+_START_SECONDS, _START_BYTES = 60.0, 10_000_000  # and a second more for so many bytes of inputs
 _INTERRUPT_GRACE = 2.0  # seconds between SIGINT and SIGKILL
 _MAX_LOSSES = 3
 
@@ -39,7 +39,10 @@ class WorkerSession:
     """One live REPL in a worker; replaced by a fresh one, inputs bound again, when it dies.
 
     A kind of worker says how one is started (:meth:`_connect`) and signalled (:meth:`_signal`). ``seconds``: of a cell.
+    ``scratch``: where code may write, if anywhere.
     """
+
+    scratch: Scratch | None = None
 
     def __init__(
         self,
@@ -59,17 +62,14 @@ class WorkerSession:
         self._max_frame = max_frame
         self._link: Link | None = None
         self._answers: dict[str, asyncio.Future[dict[str, Any]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._context = contextvars.copy_context()
-        self._clock: CellClock | None = None
-        self._in_flight = self._in_flight_bytes = self._being_answered = 0
+        self._calls = CallsInside(host, self._abort)
         self._number = 0
         self._names: list[str] = []
-        self._submission: dict[str, Any] | None = None
         self._losses = 0
-        self._closed = False
+        self._closed = self._starting = False
         self._carried = Snapshot()  # from runs before this one
         self._told = True  # the model knows of the last worker's end, if it has ended
+        self._renewed = False  # that end was ours
 
     @property
     def isolation(self) -> Isolation:
@@ -88,22 +88,54 @@ class WorkerSession:
         assert self._link is not None
         return self._link.gone.result()
 
+    def _sure(self) -> bool:
+        """Whether a worker of this kind has come up before, so that nobody needs to wait for this one."""
+        return False
+
+    def _is_up(self) -> None:
+        """A worker has come up."""
+
     async def start(self) -> None:
-        """Start a worker, bind everything. Raises :class:`EnvironmentFailure` where it does not come up."""
+        """Start a worker, bind everything. Raises :class:`EnvironmentFailure` where it does not come up.
+
+        One that is :meth:`_sure` to start does so while the model thinks about its first step, and the first cell waits.
+        """
         ready = self._answers["ready"] = asyncio.get_running_loop().create_future()
         self._link = await self._connect(lambda: Link(self._max_frame, self._on_frame))
-        await asyncio.wait([ready, self._link.gone], return_when=asyncio.FIRST_COMPLETED)
+        self._starting = True
+        ready.add_done_callback(self._bind)
+        if not self._sure():
+            await self._started()
+
+    async def _started(self) -> None:
+        """Wait for the worker, if it is on its way. Raises :class:`EnvironmentFailure` where it does not come up."""
+        if not self._starting:
+            return
+        assert self._link is not None
+        ready = self._answers["ready"]
+        seconds = _START_SECONDS + self._packed.size / _START_BYTES
+        await asyncio.wait([ready, self._link.gone], return_when=asyncio.FIRST_COMPLETED, timeout=seconds)
+        self._starting = False
+        if not (ready.done() or self._link.gone.done()):
+            self._link.break_off(f"it was not ready after {seconds:.0f} s")
+            self._kill()
         if not ready.done():
             raise EnvironmentFailure(f"a worker did not start: {await self._last_words()}")
         if "error" in ready.result():
             self._link.break_off("it did not start")
             raise EnvironmentFailure(f"a worker could not be started: {ready.result()['error']}")
-        # Not before: one that failed has closed its end, and writing to that would lose what it said.
+
+    def _bind(self, ready: asyncio.Future[dict[str, Any]]) -> None:
+        """Send the worker what it is to know, now that it is up: to one that failed, writing would lose what it said."""
+        if ready.cancelled() or "error" in ready.result() or ready is not self._answers["ready"]:
+            return
+        assert self._link is not None
         carried = [list(pair) for pair in self._carried.values]
         frame = {"t": "bind", "values": self._packed.inline, "functions": self._functions(), "carried": carried}
         self._link.send({**frame, "keep": self._limits.lasting})
         self._names = []
         self._told = False
+        self._is_up()
 
     def _functions(self) -> list[list[str]]:
         return [["SUBMIT", "Finish with the outputs."], *([name, doc] for name, doc in self._host.functions.items())]
@@ -113,34 +145,34 @@ class WorkerSession:
         if self._closed:
             raise EnvironmentFailure("the session is closed")
         lost = ""
-        if self._link is None or self._link.gone.done():
+        if not self._starting and (self._link is None or self._link.gone.done()):
             lost = "" if self._told else self._loss()  # it ended between two cells
-            self._cancel_calls()
+            self._calls.cancel()
             await self.start()
+        await self._started()
         execution = await self._execute(code)
         return replace(execution, lost=f"{lost} {execution.lost}".strip()) if lost else execution
 
     async def _execute(self, code: str) -> Execution:
         assert self._link is not None
         self._number += 1
-        self._submission = None
-        self._context = contextvars.copy_context()
         started = time.monotonic()
         done = self._answers["done"] = asyncio.get_running_loop().create_future()
-        self._clock = CellClock(self._seconds, self._interrupt)
+        clock = CellClock(self._seconds, self._interrupt)
+        self._calls.cell_begins(clock)
         frame = {"t": "exec", "x": self._number, "number": self._number, "code": code}
         self._link.send({**frame, "out": self._limits.output_chars, "seconds": self._seconds})
         try:
-            self._clock.run()
+            clock.run()
             await asyncio.wait([done, self._link.gone], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             # The cell would otherwise run on and hold up what is asked of the session next; so would its calls.
-            self._cancel_calls()
+            self._calls.cancel()
             self._kill()
             raise
         finally:
-            self._clock.hold()
-            self._clock = None
+            clock.hold()
+            self._calls.clock = None
         if not done.done():
             return self._lost(time.monotonic() - started)
         self._losses = 0
@@ -153,30 +185,34 @@ class WorkerSession:
             stdout=truncate(done["text"], limit, total=done["chars"]),
             stdout_chars=done["chars"],
             value=None if value is None else truncate(value, limit + 200),  # the worker has cut it, if it is honest
-            error="" if self._submission is not None else done["error"],
-            submission=self._submission,
+            error="" if self._calls.submission is not None else done["error"],
+            submission=self._calls.submission,
             seconds=seconds,
         )
 
     def _lost(self, seconds: float) -> Execution:
         """The worker is gone in mid-cell: say what went with it; the next cell gets a new one."""
         assert self._link is not None
-        self._cancel_calls()
+        self._calls.cancel()
         self._kill()
         self._losses += 1
         lost = self._loss()
-        if self._submission is not None:  # accepted before the end came: it stands
-            return Execution(submission=self._submission, seconds=seconds, lost=lost)
+        if self._calls.submission is not None:  # accepted before the end came: it stands
+            return Execution(submission=self._calls.submission, seconds=seconds, lost=lost)
         if self._losses >= _MAX_LOSSES:
             raise EnvironmentFailure(f"no worker can be kept alive: {self._losses} were lost in a row. {lost}")
         return Execution(lost=lost, seconds=seconds)
 
     def _loss(self) -> str:
-        """What the worker's end took along, in words for the model."""
+        """What the worker's end took along, in words for the model; nothing where we ended it, and all is there again."""
         assert self._link is not None
-        self._told = True
+        self._told, renewed, self._renewed = True, self._renewed, False
         inputs_ = {name for name, _ in (*self._packed.packs, *self._packed.inline, *self._carried.values)}
-        gone = [name for name in self._names if name not in inputs_]
+        inputs_ |= {passed.name for passed in self._packed.opened}
+        gone = [n for n in self._names if n not in inputs_ and (self.scratch is None or n != VARIABLE)]
+        if renewed:
+            why = "A new REPL process was started: this call gives other files, or more than the one that ran could be sent."
+            return f"{why} Gone: {', '.join(gone[:50])}." if gone else ""
         why = self._link.gone.result()
         lost = f"The REPL process was lost: {why}. A new one is up with the inputs as they were first given."
         return lost + (f" Gone: {', '.join(gone[:50])}." if gone else " No other variables were lost.")
@@ -184,10 +220,10 @@ class WorkerSession:
     def _interrupt(self) -> None:
         """The cell's seconds are over: SIGINT, which keeps the variables; SIGKILL if that does not end it."""
         self._signal(signal.SIGINT)
-        number, waiting = self._number, set(self._tasks)
+        number, waiting = self._number, set(self._calls.tasks)
 
         def kill() -> None:
-            if self._clock is None or self._number != number or self._link is None:
+            if self._calls.clock is None or self._number != number or self._link is None:
                 return
             if not all(task.done() for task in waiting):  # it stops when the call it was in is answered
                 asyncio.get_running_loop().call_later(_INTERRUPT_GRACE, kill)
@@ -200,16 +236,16 @@ class WorkerSession:
     def _on_frame(self, link: Link, body: bytes) -> None:
         if is_heavy(body):
             link.hold("parsing", True)  # one at a time, and in order
-            self._spawn(self._parse_then_handle(link, body))
+            self._calls.spawn(self._parse_then_handle(link, body))
             return
         with self._protocol(link):
-            self._handle(parse(body), len(body))
+            self._handle(link, parse(body), len(body))
 
     async def _parse_then_handle(self, link: Link, body: bytes) -> None:
         with self._protocol(link):
             frame = await off_loop(parse, body)
             if link is self._link:  # its worker has not been replaced meanwhile
-                self._handle(frame, len(body), heavy=True)
+                self._handle(link, frame, len(body), heavy=True)
         link.hold("parsing", False)
 
     @contextlib.contextmanager
@@ -222,13 +258,17 @@ class WorkerSession:
             if link is self._link:
                 self._kill()
 
-    def _handle(self, frame: dict[str, Any], size: int, *, heavy: bool = False) -> None:
+    def _handle(self, link: Link, frame: dict[str, Any], size: int, *, heavy: bool = False) -> None:
         """One message of the worker. Whatever it holds is untrusted; anything unexpected is a broken protocol."""
         kind = frame["t"]
         if kind == "call":
-            if type(frame["id"]) is not int or not isinstance(frame["name"], str):
+            if (
+                type(frame["id"]) is not int
+                or not isinstance(frame["name"], str)
+                or not {"args", "kwargs"} <= set(frame)
+            ):
                 raise ValueError("malformed")
-            self._spawn(self._call(frame["id"], frame["name"], frame["args"], frame["kwargs"], size, heavy))
+            self._calls.spawn(self._calls.serve(link, frame, size, heavy))
             return
         if kind == "done" and frame["x"] != self._number:
             raise ValueError("an answer to another execution")
@@ -237,73 +277,6 @@ class WorkerSession:
             raise ValueError("an answer nobody asked for")
         answer.set_result(done_values(frame) if kind == "done" else frame)
 
-    def _spawn(self, coroutine: Any) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, context=self._context.copy())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _call(self, call_id: int, name: str, args: Any, kwargs: Any, size: int, heavy: bool) -> None:
-        """Serve one call from inside and send its reply, to the worker that asked and no later one."""
-        link = self._link
-        assert link is not None
-        self._calls_in_flight(+1, size)
-        try:
-            reply: dict[str, Any]
-            try:
-                reply = await self._serve(name, args, kwargs, heavy)
-            except CallRefused as refusal:
-                reply = {"error": [refusal.kind, str(refusal)]}
-            except DszigError as error:  # the run's end, not the cell's business: a replay that no longer matches
-                self._abort(error)
-                return
-            except Exception as error:  # a fault of ours must not leave the cell waiting for ever
-                reply = {"error": ["RuntimeError", f"{name} failed in the host: {type(error).__name__}: {error}"]}
-            try:
-                link.send({"t": "reply", "id": call_id, **reply})
-            except ValueError as error:
-                link.send({"t": "reply", "id": call_id, "error": ["ValueError", f"the answer of {name} takes {error}"]})
-        finally:
-            self._calls_in_flight(-1, -size)
-
-    def _abort(self, error: Exception) -> None:
-        """End the execution that runs with ``error``."""
-        done = self._answers.get("done")
-        if done is not None and not done.done():
-            done.set_exception(error)
-
-    async def _serve(self, name: str, args: Any, kwargs: Any, heavy: bool) -> dict[str, Any]:
-        try:
-            if heavy:
-                args, kwargs = await off_loop(call_values, args, kwargs)
-            else:
-                args, kwargs = call_values(args, kwargs)
-        except (ValueError, TypeError) as error:
-            raise CallRefused(f"{name}: the arguments cannot be passed: {error}", "TypeError") from None
-        self._awaited(+1)
-        try:
-            if name == "SUBMIT":
-                outputs = await self._host.submit(args, kwargs)
-                if self._submission is None:
-                    self._submission = outputs
-                return {"submitted": True}
-            answer = await self._host.call(name, args, kwargs)
-        finally:
-            self._awaited(-1)
-        return {"ok": await off_loop(codec.encode, answer) if heavy else codec.encode(answer)}
-
-    def _awaited(self, change: int) -> None:
-        """The cell's clock stands while the host answers; taking its values in and out is the cell's own time."""
-        self._being_answered += change
-        if self._clock is not None:
-            (self._clock.hold if self._being_answered else self._clock.run)()
-
-    def _calls_in_flight(self, change: int, size: int) -> None:
-        self._in_flight += change
-        self._in_flight_bytes += size
-        if self._link is not None:
-            many = self._in_flight > _MAX_CALLS_IN_FLIGHT or self._in_flight_bytes > _MAX_BYTES_IN_FLIGHT
-            self._link.hold("calls", many)
-
     async def variables(self) -> dict[str, str]:
         found = (await self._asked({"t": "vars"}, "vars")).get("vars")
         items = list(cast("dict[str, Any]", found).items())[:500] if isinstance(found, dict) else []
@@ -311,6 +284,8 @@ class WorkerSession:
 
     async def _asked(self, frame: dict[str, Any], answer: str) -> dict[str, Any]:
         """The worker's answer between two cells; nothing where it is gone, or what it holds keeps it from answering."""
+        with contextlib.suppress(EnvironmentFailure):
+            await self._started()
         if self._link is None or self._link.gone.done():
             return {}
         answered = self._answers[answer] = asyncio.get_running_loop().create_future()
@@ -328,11 +303,15 @@ class WorkerSession:
 
     async def renew(self, contract: Contract, host: Host, carried: Snapshot) -> None:
         packed = await packed_inputs(contract, self._modules())
-        self._cancel_calls()
-        before, self._packed, self._host, self._carried = self._packed, packed, host, carried
+        with contextlib.suppress(EnvironmentFailure):
+            await self._started()
+        self._calls.cancel()
+        before, self._packed, self._carried = self._packed, packed, carried
+        self._host = self._calls.host = host
         frame = _keeping.again(before, packed, self._max_frame // 2)
         before.release()
-        if frame is None:  # more than fits a frame: a new worker maps it
+        if frame is None:  # other files, or more than fits a frame: they come with a new worker
+            self._renewed = self._link is not None and not self._link.gone.done()
             self._kill()
             if self._link is not None:  # else the first cell might still be sent to it, and be lost with it
                 await asyncio.wait([self._link.gone], timeout=_INTERRUPT_GRACE)
@@ -344,12 +323,14 @@ class WorkerSession:
         """Top-level modules whose values may be inputs as they are."""
         return frozenset()
 
+    def _abort(self, error: Exception) -> None:
+        """End the execution that runs with ``error``."""
+        done = self._answers.get("done")
+        if done is not None and not done.done():
+            done.set_exception(error)
+
     def _kill(self) -> None:
         self._signal(signal.SIGKILL)
-
-    def _cancel_calls(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
 
     async def close(self) -> None:
         """Kill the worker, end its calls, give the inputs back. The socket's end proves that the process is gone."""
@@ -357,7 +338,7 @@ class WorkerSession:
             return
         self._closed = True
         self._packed.release()  # the worker has its own
-        self._cancel_calls()
+        self._calls.cancel()
         self._kill()
         if self._link is not None:
             self._link.drop()
@@ -365,5 +346,4 @@ class WorkerSession:
                 await asyncio.wait_for(asyncio.shield(self._link.gone), 5)
             if self._link.transport is not None:
                 self._link.transport.abort()
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._calls.ended()

@@ -26,7 +26,10 @@ Key = tuple[str, int, int, str]  # task, length, index, system
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One system on one example. ``score`` is 0 to 1, ``cost`` dollars (``None`` = unknown), ``seconds`` wall time."""
+    """One system on one example. ``score`` is 0 to 1, ``cost`` dollars (``None`` = unknown), ``seconds`` wall time.
+
+    ``resumed``: it went on from where it was cut off; what it had spent by then is in it, and ``seconds`` are since then.
+    """
 
     task: str
     length: int
@@ -47,6 +50,7 @@ class Row:
     iterations: int
     seconds: float
     route: str = ""
+    resumed: bool = False
 
     @property
     def key(self) -> Key:
@@ -59,7 +63,9 @@ class Row:
         return self.kind == "error" and self.cause in ("provider", "environment")
 
     @classmethod
-    def of(cls, example: Example, index: int, system: str, outcome: Outcome, score: Score) -> Row:
+    def of(
+        cls, example: Example, index: int, system: str, outcome: Outcome, score: Score, *, resumed: bool = False
+    ) -> Row:
         """The row of an outcome, as plain data."""
         usage = outcome.usage
         return cls(
@@ -67,7 +73,7 @@ class Row:
             plain(example.answer),
             plain(dict(outcome.outputs)),
             *(outcome.kind, outcome.cause, outcome.detail, usage.cost, usage.input_tokens, usage.output_tokens),
-            *(usage.calls, outcome.iterations, outcome.seconds, outcome.route),
+            *(usage.calls, outcome.iterations, outcome.seconds, outcome.route, resumed),
         )
 
 

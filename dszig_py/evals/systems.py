@@ -23,7 +23,7 @@ from dszig_py.strategy import Strategy
 from dszig_py.trajectory import Prediction
 from dszig_py.usage import Budget, Usage
 
-__all__ = ["SYSTEMS", "Outcome", "Setup", "System", "resolve"]
+__all__ = ["ONE_CALL", "SYSTEMS", "Outcome", "Setup", "System", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ SYSTEMS: dict[str, System | str] = {
     "direct": _with(Strategy(route="direct")),
     "dspy-rlm": "dspy_compat.evals:dspy_rlm",
 }
+ONE_CALL = frozenset({"direct"})
+"""Systems that make one model call, however it ends."""
 
 
 def resolve(systems: str | Iterable[str] | Mapping[str, System]) -> dict[str, System]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -16,13 +16,15 @@ from dszig_py.errors import DszigError
 from dszig_py.evals import systems as systems_
 from dszig_py.evals.reader import ReaderLM
 from dszig_py.evals.store import Row
-from dszig_py.evals.systems import Outcome, Setup, System
+from dszig_py.evals.systems import ONE_CALL, Outcome, Setup, System
 from dszig_py.evals.tasks import Example, Score, Task
 from dszig_py.lm.base import LM, Reply, Request
+from dszig_py.lm.journals import Journals
+from dszig_py.lm.resumed import Journal
 from dszig_py.rlm import RLM
 from dszig_py.usage import Budget
 
-__all__ = ["Config", "Job", "Worker", "model"]
+__all__ = ["Config", "Job", "Worker", "model", "worker"]
 
 OFF_LOOP = 200_000  # characters of an example above which making and judging it leaves the event loop
 
@@ -36,12 +38,23 @@ class Job:
     index: int
     system: str
 
+    @property
+    def name(self) -> str:
+        """What its journal is known by."""
+        return f"{self.system}/{self.task}/{self.length}/{self.index}"
+
+    @classmethod
+    def of(cls, row: Row) -> Job:
+        """The job that ``row`` came of."""
+        return cls(*row.key)
+
 
 @dataclass(frozen=True)
 class Config:
     """Everything a worker needs but the jobs. ``systems``: a name -> itself where it is looked up, else a callable.
 
-    ``concurrency``: model calls in flight in all runs of one worker.
+    ``concurrency``: model calls in flight in all runs of one worker. ``journals``: the folder where what jobs under way
+    were answered is kept, so that a job that was cut off goes on.
     """
 
     tasks: Sequence[Task]
@@ -52,6 +65,12 @@ class Config:
     budget: Budget = field(default_factory=Budget)
     environment: str | Environment = "auto"
     concurrency: int = 64
+    journals: str | None = None
+
+
+def worker(config: Config, calls: int) -> Callable[[Job], Awaitable[Row]]:
+    """What does jobs in a process that may have so many model calls in flight."""
+    return Worker(replace(config, concurrency=calls)).run
 
 
 def model(spec: Any) -> Any:
@@ -77,6 +96,11 @@ class _Limited:
             return await self._lm.complete(request)
 
 
+def _journaled(setup: Setup, journal: Journal) -> Setup:
+    """The setup with both models behind the journal. It is their replies that are kept, so any system can go on."""
+    return replace(setup, lm=journal.around(setup.lm, root=True), sub_lm=journal.around(setup.sub_lm, root=False))
+
+
 def _system(system: System | str) -> System:
     return systems_.resolve(system)[system] if isinstance(system, str) else system
 
@@ -100,21 +124,35 @@ class Worker:
         self.setup = Setup(lm, sub_lm, config.budget, config.environment)
         self._examples: weakref.WeakValueDictionary[tuple[str, int, int], Example] = weakref.WeakValueDictionary()
         self._making = anyio.Lock()
+        self._journals = Journals(config.journals)
 
     async def run(self, job: Job) -> Row:
         """The row of one job. What a system fails by is in the row; a foreign system may raise anything."""
         task = self._tasks[job.task]
         example = await self._example(task, job)
+        # Of one call there is nothing to go on with.
+        journal = None if job.system in ONE_CALL else await self._journals.open(job.name)
+        outcome = await self._outcome(job, task, example, journal)
+        if journal is not None and journal.mismatched:
+            # Its code does something else each time (the clock, random numbers): what was paid cannot be used again.
+            journal = await self._journals.open(job.name, anew=True)
+            outcome = await self._outcome(job, task, example, journal)
+        score = task.score(example, outcome.outputs) if outcome.kind != "error" else Score(0.0, outcome.detail)
+        resumed = journal is not None and journal.resumed
+        return Row.of(example, job.index, job.system, outcome, score, resumed=resumed)
+
+    async def _outcome(self, job: Job, task: Task, example: Example, journal: Journal | None) -> Outcome:
+        setup = self.setup if journal is None else _journaled(self.setup, journal)
         started = time.monotonic()
         try:
-            outcome = await self._systems[job.system](task, example, self.setup)
+            return await self._systems[job.system](task, example, setup)
         except DszigError:
-            raise
+            if journal is None or not journal.mismatched:
+                raise
+            told = "its replies did not fit"
         except Exception as error:
             told = f"{type(error).__name__}: {error}"[:1_000]
-            outcome = Outcome({}, "error", "environment", told, seconds=time.monotonic() - started)
-        score = task.score(example, outcome.outputs) if outcome.kind != "error" else Score(0.0, outcome.detail)
-        return Row.of(example, job.index, job.system, outcome, score)
+        return Outcome({}, "error", "environment", told, seconds=time.monotonic() - started)
 
     async def _example(self, task: Task, job: Job) -> Example:
         """Made once for all systems that are at it; one at a time, since making is the processor's work."""

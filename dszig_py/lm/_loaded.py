@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["Facts", "facts_of", "known_price", "litellm", "loaded", "preload"]
+__all__ = ["Facts", "facts_of", "known_price", "known_vision", "litellm", "loaded", "preload"]
 
 # Asking LiteLLM about these models is a network request. Local ones cost nothing, which is known without asking.
 _LOCAL = ("ollama/", "ollama_chat/")
@@ -26,7 +26,8 @@ _module: Any = None
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What LiteLLM's map says of a model: is its price known, the plain price per token, does it follow a schema, how many
-    tokens it reads at once, and whether its provider caches only what is marked.
+    tokens it reads at once, whether its provider caches only what is marked, and whether it sees images. ``vision`` is
+    ``None`` where the map leaves it out, as it does for many that see.
     """
 
     known: bool
@@ -34,11 +35,17 @@ class Facts:
     schema: bool
     window: int | None = None
     marks: bool = False
+    vision: bool | None = None
 
 
 def known_price(model: str) -> bool:
     """Whether LiteLLM knows what ``model`` costs. Blocks for seconds where LiteLLM is not loaded yet."""
     return facts_of(model, len(litellm().model_cost)).known
+
+
+def known_vision(model: str) -> bool | None:
+    """Whether LiteLLM knows that ``model`` sees images, or that it does not. Blocks as :func:`known_price` does."""
+    return facts_of(model, len(litellm().model_cost)).vision
 
 
 @lru_cache(maxsize=1024)
@@ -61,9 +68,10 @@ def facts_of(model: str, entries: int) -> Facts:
     prices = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
     window = entry.get("max_input_tokens")
     window = int(window) if isinstance(window, (int, float)) else None
+    vision = entry.get("supports_vision")
     if prices[0] is None or prices[1] is None:
-        return Facts(bool(entry.get("tiered_pricing")), None, schema, window, marks)
-    return Facts(True, (float(prices[0]), float(prices[1])), schema, window, marks)
+        return Facts(bool(entry.get("tiered_pricing")), None, schema, window, marks, vision)
+    return Facts(True, (float(prices[0]), float(prices[1])), schema, window, marks, vision)
 
 
 def _caches_what_is_marked(module: Any, model: str) -> bool:

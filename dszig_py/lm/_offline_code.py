@@ -13,6 +13,7 @@ from dszig_py.lm._offline_answers import (
     MOST_SENTENCES,
     NOTHING,
     NOTHING_FOUND,
+    WRITTEN,
     Found,
     filled_in,
     noted_lines,
@@ -158,6 +159,16 @@ def closest(options):
 '''
 
 
+FILE = Template(r'''
+def written():
+    """The path of a file that holds the answer."""
+    path = f"{scratch}/$name"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
+''')
+
+
 def action_text(reasoning: str, *cells: str) -> str:
     return "\n\n".join([f"{WHO} {reasoning}", *(f"```python\n{cell.strip()}\n```" for cell in cells)])
 
@@ -207,7 +218,7 @@ def search_code(contract: Contract, remaining: str) -> str:
 def submit_code(contract: Contract) -> str:
     values = {name: _source(plan) for name, plan in contract.outputs.items()}
     parts = [CHOOSE.substitute(sentences=MOST_SENTENCES, chars=MOST_CHARS, nothing=NOTHING_FOUND)]
-    helpers = (("number", NUMBERS), ("day", DAYS), ("closest(", CLOSEST))
+    helpers = (("number", NUMBERS), ("day", DAYS), ("closest(", CLOSEST), ("written()", FILE.substitute(name=WRITTEN)))
     parts += [helper for word, helper in helpers if any(word in value for value in values.values())]
     return "".join([*parts, "\n", _call(values)])
 
@@ -236,6 +247,7 @@ def _source(plan: Any) -> str:
         "numbers": f"numbers{cut}",
         "boolean": "bool(best)",
         "day": "day",
+        "file": "written()",
         "choice": f"closest({list(plan.options)!r})",
     }[plan.kind]
     return f"{source} if best else None" if plan.optional else source

@@ -114,6 +114,7 @@ TEXT, _NUMBER, _ARRAY, _OBJECT = ({"type": kind} for kind in ("string", "number"
 _DAY = {"type": "string", "format": "date"}
 
 _NAMED: dict[str, dict[str, Any]] = {
+    "File": {"type": "string", "format": "file"},
     **dict.fromkeys(("str", "bytes", "bytearray", "Any", "object"), TEXT),
     **dict.fromkeys(("float", "Decimal", "complex", "timedelta"), _NUMBER),
     **dict.fromkeys(("list", "set", "frozenset", "tuple", "Sequence"), _ARRAY),
@@ -198,7 +199,12 @@ def _plan_array(s: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> An
 
 def _plan_scalar(s: Mapping[str, Any], kind: Any) -> Any:
     if kind == "string":
-        return Leaf("day" if str(s.get("format")).startswith("date") else "text", high=s.get("maxLength"))
+        format_ = str(s.get("format"))
+        return (
+            Leaf("file")
+            if format_ == "file"
+            else Leaf("day" if format_[:4] == "date" else "text", high=s.get("maxLength"))
+        )
     if kind in ("integer", "number"):
         step = 1 if kind == "integer" else 1e-6
         low = s["exclusiveMinimum"] + step if "exclusiveMinimum" in s else s.get("minimum")

@@ -25,6 +25,7 @@ _KEPT = (
     "output_cost",
     "cache_read_input",
     "supports_response_schema",
+    "supports_vision",
     "max_input_tokens",
     "litellm_provider",
 )

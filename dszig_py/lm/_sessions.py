@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import io
 import os
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,6 +29,9 @@ class TooLarge(Exception):
     """An answer of more than :data:`MAX_REPLY` bytes."""
 
 
+_aiohttp: Any = None
+
+
 @dataclass(slots=True)
 class _Open:
     session: aiohttp.ClientSession
@@ -41,7 +43,10 @@ _open: dict[asyncio.AbstractEventLoop, _Open] = {}
 
 async def library() -> Any:
     """aiohttp, imported off the event loop at the first call: it takes 0.2 s."""
-    return sys.modules.get("aiohttp") or await asyncio.to_thread(importlib.import_module, "aiohttp")
+    global _aiohttp
+    if _aiohttp is None:  # not sys.modules: what another thread is importing is in there half made
+        _aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
+    return _aiohttp
 
 
 async def _session(aiohttp: Any) -> aiohttp.ClientSession:

@@ -21,7 +21,10 @@ __all__ = [
     "estimated_usage",
     "price_known",
     "recalled",
+    "sees_images",
 ]
+
+IMAGE_TOKENS = 1_500  # of one image: providers count 250 to 1,600, by its size
 
 Role = Literal["system", "user", "assistant"]
 
@@ -69,6 +72,11 @@ class Request:
     def chars(self) -> int:
         """Characters of all messages as sent."""
         return sum(len(m.content) for m in self.messages) + len(self.remaining)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all that is sent, by rule of thumb."""
+        return estimate_tokens(self.chars) + IMAGE_TOKENS * len(self.images)
 
     @property
     def prompt(self) -> str:
@@ -145,6 +153,12 @@ async def price_known(lm: LM) -> bool:
     return ask is not None and await ask()
 
 
+async def sees_images(lm: LM) -> bool | None:
+    """Whether a model takes images; ``None`` where nobody knows. A model that knows says so by an async ``sees_images``."""
+    ask: Callable[[], Awaitable[bool | None]] | None = getattr(lm, "sees_images", None)
+    return None if ask is None else await ask()
+
+
 async def recalled(lm: LM, request: Request) -> Reply | None:
     """The reply that ``lm`` would give without a call, where it remembers one: an LM may have an async ``recall``."""
     ask: Callable[[Request], Awaitable[Reply | None]] | None = getattr(lm, "recall", None)
@@ -158,4 +172,4 @@ def estimate_tokens(chars: int) -> int:
 
 def estimated_usage(request: Request, text: str, *, cost: float | None, seconds: float) -> Usage:
     """The usage of a call whose model reports no tokens."""
-    return Usage(1, estimate_tokens(request.chars), estimate_tokens(len(text)), cost, seconds, estimated=True)
+    return Usage(1, request.tokens, estimate_tokens(len(text)), cost, seconds, estimated=True)

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from dszig_py.errors import InputError
 from dszig_py.lm import resolve
 from dszig_py.lm._stored import packed, reply_data, reply_of, unpacked
-from dszig_py.lm.base import LM, Reply, Request, answered, price_known
+from dszig_py.lm.base import LM, Reply, Request, answered, price_known, sees_images
 from dszig_py.usage import Usage
 
 __all__ = ["Around", "Cached", "Worker"]
@@ -62,9 +62,18 @@ class Around:
         """Dollars per input and output token, where the inner model has them."""
         return getattr(self.lm, "price", None)
 
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest reply the inner model gives, where it says so."""
+        return getattr(self.lm, "max_tokens", None)
+
     async def price_known(self) -> bool:
         """Whether the inner model's calls will have a known cost."""
         return await price_known(self.lm)
+
+    async def sees_images(self) -> bool | None:
+        """Whether the inner model takes images; ``None`` = unknown."""
+        return await sees_images(self.lm)
 
 
 class Cached(Around):

@@ -92,6 +92,11 @@ class DirectLM:
         await self._load_prices()
         return self.price is not None
 
+    async def sees_images(self) -> bool | None:
+        """Whether the model takes images, where the list says so."""
+        await self._load_prices()
+        return self._listed().get("supports_vision")
+
     async def complete(self, request: Request) -> Reply:
         """One completion, tried once. Raises :class:`LMError`, ``retryable`` where the same call may succeed later."""
         return await self._ask(request, None)

@@ -16,7 +16,7 @@ import anyio
 
 from dszig_py.errors import LMError
 from dszig_py.lm import limiter
-from dszig_py.lm.base import LM, Reply, Request, answered, estimate_tokens, recalled
+from dszig_py.lm.base import LM, Reply, Request, answered, recalled
 from dszig_py.usage import Ledger, Usage
 
 __all__ = ["Gate", "OnText"]
@@ -83,7 +83,7 @@ class Gate:
         """Tokens and dollars this call may take: what limits it, else the most a call to this model took so far."""
         seen_out, seen_cost = self._most.get(lm.model, (ASSUMED_OUTPUT, 0.0))
         limit: int | None = request.max_tokens or getattr(lm, "max_tokens", None)
-        tokens_in, tokens_out = estimate_tokens(request.chars), limit or seen_out
+        tokens_in, tokens_out = request.tokens, limit or seen_out
         price = ledger.budget.price(lm.model) or getattr(lm, "price", None)
         cost = seen_cost if price is None else tokens_in * price[0] + tokens_out * price[1]
         return tokens_in + tokens_out, cost

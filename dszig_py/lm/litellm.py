@@ -81,6 +81,10 @@ class LiteLLM:
             return True
         return await asyncio.to_thread(_loaded.known_price, self._priced_as)
 
+    async def sees_images(self) -> bool | None:
+        """Whether the model takes images, where LiteLLM's map says so. Loads LiteLLM."""
+        return await asyncio.to_thread(_loaded.known_vision, self._priced_as)
+
     async def complete(self, request: Request) -> Reply:
         """One completion, tried once. Raises :class:`LMError`, ``retryable`` where the same call may succeed later."""
         return await self._ask(request, None)

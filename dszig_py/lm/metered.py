@@ -66,11 +66,6 @@ class Metered(Around):
         super().__init__(lm)
         self._meter = meter
 
-    @property
-    def max_tokens(self) -> int | None:
-        """Output tokens of one call, where the inner model limits them."""
-        return getattr(self.lm, "max_tokens", None)
-
     async def complete(self, request: Request) -> Reply:
         """One completion. Raises :class:`Exhausted` before it is asked for, and what the inner model raises."""
         return await self.stream(request)

@@ -86,7 +86,8 @@ def _parameters(request: Request) -> dict[str, Any]:
     schema = None if request.schema is None else _digest(Request((), schema=request.schema).key(""))
     options = _digest(Request((), options=request.options).key("")) if request.options else None
     numbers = {"max_tokens": request.max_tokens, "temperature": request.temperature}
-    return {**numbers, "schema": schema, "options": options}
+    images = {"images": [_digest(url) for url in request.images]} if request.images else {}
+    return {**numbers, "schema": schema, "options": options, **images}
 
 
 class _Tape:

@@ -18,8 +18,8 @@ from typing import Any, cast
 from dszig_py.errors import InputError, LMError, ReplayMismatch
 from dszig_py.lm import recorded
 from dszig_py.lm._stored import reply_data, unpacked
-from dszig_py.lm.base import LM, Reply, Request, answered
-from dszig_py.lm.cached import Around
+from dszig_py.lm.base import LM, Reply, Request, answered, recalled
+from dszig_py.lm.cached import Around, Worker
 
 __all__ = ["Journal", "Journaled"]
 
@@ -36,7 +36,7 @@ class Journal:
 
     Requests are known by their key. One that is not in the journal goes to the model if all decisions of the root that the
     journal holds have been given again, for then the run is past where it ended; before that it means that the code did not
-    do what it did the first time.
+    do what it did the first time. ``resumed``: it holds replies of an earlier time; ``mismatched``: these did not fit.
     """
 
     def __init__(self, tape: recorded._Tape, facts: Mapping[str, Any], calls: Sequence[recorded._Call] = ()) -> None:
@@ -46,6 +46,8 @@ class Journal:
         for call in calls:
             self._left.setdefault(call.key, deque()).append(call)
         self._decisions = sum(_is_decision(call) for call in calls)
+        self.resumed = any(isinstance(call.outcome, Reply) for call in calls)
+        self.mismatched = False
 
     @classmethod
     def begin(cls, path: str, facts: Mapping[str, Any]) -> Journal:
@@ -92,8 +94,10 @@ class Journal:
                 self._decisions -= _is_decision(call)
                 return call.outcome
             if self._decisions and not call.line.get("root"):  # later decisions answer to this failure
-                raise LMError(call.outcome[0], retryable=False)
+                message, retryable = call.outcome  # what was tried again is tried again, at once
+                raise LMError(message, retryable=retryable, retry_after=0.0 if retryable else None)
         if self._decisions > 0:
+            self.mismatched = True
             why = recorded._difference(self._calls, request)
             raise ReplayMismatch(f"the run does not repeat itself as {self._tape.path} holds it: {why}")
         return None
@@ -105,6 +109,10 @@ class Journal:
             await self._tape.add(request, {**call, "reply": {**reply_data(reply), "cached": reply.cached}})
         else:
             await self._tape.add(request, {**call, "error": recorded._error_data(reply)})
+
+    def written_by(self, worker: Worker) -> None:
+        """Share the thread that writes with other journals."""
+        self._tape.worker = worker
 
     def now(self) -> int:
         """A time that no other call of this journal has."""
@@ -121,6 +129,11 @@ class Journaled(Around):
     def __init__(self, lm: Any, journal: Journal, *, root: bool) -> None:
         super().__init__(lm)
         self._journal, self._root = journal, root
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # copy and pickle look attributes up before __init__ has run
+            raise AttributeError(name)
+        return getattr(self.lm, name)  # what a model says of itself besides is its own
 
     async def complete(self, request: Request) -> Reply:
         """The reply. Raises what the model raises, and :class:`ReplayMismatch`."""
@@ -139,3 +152,7 @@ class Journaled(Around):
             raise
         await self._journal.add(request, self.model, reply, root=self._root, at=at)
         return reply
+
+    async def recall(self, request: Request) -> Reply | None:
+        """What the model remembers, where it does; it costs nothing and needs no keeping."""
+        return await recalled(self.lm, request)

@@ -88,9 +88,10 @@ def stock(lm, task="needle", **options):
 
 
 @pytest.mark.parametrize("task", ["kv", "label_count"])
-def test_dspys_own_rlm_is_a_system_like_the_others(task):
+def test_dspys_own_rlm_is_a_system_like_the_others(task, tmp_path):
     """Under one model, account and boundary; with sub-calls where the task needs them."""
-    found = evaluate(task, ["rlm", "dspy-rlm"], lm="reader", lengths=(8_000,), n=2)
+    path = tmp_path / "r.jsonl"  # so that the models stand behind journals
+    found = evaluate(task, ["rlm", "dspy-rlm"], lm="reader", lengths=(8_000,), n=2, path=path)
     assert [(row.kind, row.score, row.system) for row in found.rows] == [
         ("submitted", 1.0, "dspy-rlm"),
         ("submitted", 1.0, "rlm"),

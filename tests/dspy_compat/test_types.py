@@ -14,7 +14,7 @@ from dspy.primitives.sandbox_serializable import SandboxSerializable
 from dspy_scripted import fields, steps
 
 from dspy_compat import RLM, installed
-from dszig_py import Strategy
+from dszig_py import Image, Strategy
 from dszig_py.environments.process import ProcessEnvironment
 
 SUB_AGENTS = pytest.mark.skipif(dspy.__version__ == "3.4.0", reason="dspy 3.4.0 has no sub-agents")
@@ -111,6 +111,38 @@ def test_an_image_is_a_handle_inside_and_reaches_the_model_that_is_asked_about_i
     told = str(lm.seen[0])
     assert "a table of 1 rows" in told
     assert "iVBORw0KGgo" not in told
+
+
+def test_a_typed_sub_call_takes_an_image_by_its_handle():
+    """What the REPL holds in its place is as good as the image."""
+
+    def answer(messages):
+        if decides(messages):
+            return step("d = predict('page: Image -> shade: str', page=page)\nSUBMIT(answer=d)")
+        return f'[[ ## reply ## ]]\n{{"shade": "saw {"image_url" in str(messages)}"}}\n\n[[ ## completed ## ]]'
+
+    lm = Scripted(answer)
+    with dspy.context(lm=lm):
+        pred = RLM("page: dspy.Image -> answer")(page=dspy.Image("data:image/png;base64,iVBORw0KGgo="))
+    assert pred.answer == "saw True"
+
+
+def test_an_image_of_the_core_is_an_input_by_value():
+    """In a signature class of dspy's, where it crosses as its bytes."""
+
+    class Scan(dspy.Signature):
+        """Look."""
+
+        page: Image = dspy.InputField()
+        answer: str = dspy.OutputField()
+
+    def answer(messages):
+        if decides(messages):
+            return step("SUBMIT(answer=page.media_type + ' ' + llm_query('what?', images=[page]))")
+        return f"[[ ## reply ## ]]\nsaw {'image_url' in str(messages)}\n\n[[ ## completed ## ]]"
+
+    with dspy.context(lm=Scripted(answer)):
+        assert RLM(Scan)(page=Image(b"\x89PNG\r\n\x1a\n")).answer == "image/png saw True"
 
 
 def test_only_image_inputs_can_be_sent():

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 import container_image
 import pytest
 
-from dszig_py import RLM
+from dszig_py import RLM, File, Folder, Text
 from dszig_py.contract import compile_contract
 from dszig_py.environments import docker, inputs
 from dszig_py.environments.base import CellLimits
@@ -29,7 +30,7 @@ from dszig_py.testing import RecordingHost, ScriptedLM, check_environment
 from dszig_py.testing.conformance import CHECKS
 from dszig_py.testing.report import Bench
 
-# What ``docker`` does as far as we use it, without a container: the shared folder is where it is.
+# What ``docker`` does as far as we use it, without a container: the shared folder and what is mounted are where they are.
 PRETENDER = """\
 #!{python}
 import json, os, signal, sys
@@ -47,6 +48,11 @@ if verb == "run":
         import time
         time.sleep(60)
     program = [a.replace("/run/dszig", folder) for a in args[args.index("--entrypoint") + 3:]]
+    for number, given in enumerate(args[:-1]):
+        if given == "--mount":
+            mount = dict(part.partition("=")[::2] for part in args[number + 1].split(","))
+            path = json.dumps(os.path.realpath(mount["src"]))[1:-1]
+            program[-1] = program[-1].replace(json.dumps(mount["dst"]), f'"{{path}}"')
     os.execv({python!r}, [{python!r}, *program])
 if verb == "kill":
     try:
@@ -166,12 +172,14 @@ def test_what_is_shared_is_closed_to_other_users_and_readable_in_the_container()
     """The worker's program and the inputs whole, nothing else."""
     text, raw = "ü\ud800" * 40_000, b"\x00\xff" * 40_000
     packed = inputs.pack({"text": text, "raw": raw, "small": 1})
-    folder, specs = docker.share(packed)
+    folder, specs, mounts = docker.share(packed)
     try:
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
         shared = Path(folder, "shared")
         assert {p.name for p in shared.iterdir()} == {"worker", "input-0", "input-1"}
-        assert [spec[:3] for spec in specs] == [["text", "text", "input-0"], ["raw", "bytes", "input-1"]]
+        assert mounts == {}
+        at = "/run/dszig/input-"
+        assert [spec[:3] for spec in specs] == [["text", "text", f"{at}0"], ["raw", "bytes", f"{at}1"]]
         assert shared.joinpath("input-0").read_bytes().decode("utf-8", "surrogatepass") == text
         assert shared.joinpath("input-1").read_bytes() == raw
         assert all(p.stat().st_mode & 0o004 for p in shared.rglob("*"))
@@ -238,6 +246,108 @@ def test_cancelling_while_an_image_is_fetched_ends_it(pretender):
     (pretender / "log").touch()
     assert asyncio.run(go()) < 5
     assert shared_folders() == before
+
+
+READ = """
+print(log.name, log.size, log.text()[:5], sorted(docs), docs["sub/b.txt"].text()[:], note.count("é"), docs.grep("sec"))
+for way_out in ("../secret", "link", "pipe"):
+    try: print("BREACH", docs[way_out].text()[:])
+    except OSError as error: print(type(error).__name__)
+"""
+READ_SAID = """app.log 12 first ['a.txt', 'link', 'pipe', 'sub/'] second 40000 [('sub/b.txt', 1, 'second')]
+PermissionError
+PermissionError
+PermissionError"""
+
+
+def files_in(tmp_path, name="app.log"):
+    """A file, a folder with a link and a pipe, and a text; readable to all, for nobody is who reads them."""
+    folder = tmp_path / "docs"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / name).write_text("first\nsecond")
+    (folder / "a.txt").write_text("nothing")
+    (folder / "sub" / "b.txt").write_text("second")
+    (tmp_path / "secret").write_text("SECRET")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(folder / "pipe")
+    for path in (tmp_path / name, *folder.rglob("*"), folder):
+        if not path.is_symlink():
+            path.chmod(0o755)
+    return {"log": File(tmp_path / name), "docs": Folder(folder), "note": Text("né" * 40_000)}
+
+
+def test_files_are_mounted_where_they_are_and_never_copied(pretender):
+    """A File, a Folder and a Text of a str: the same objects inside; of the first two the container gets a mount alone."""
+    given = files_in(pretender)
+    assert run(DockerEnvironment(), READ, values=given)[0].stdout.strip() == READ_SAID
+    (started,) = [json.loads(line) for line in (pretender / "log").read_text().splitlines() if '"run"' in line]
+    mounts = [value for flag, value in pairs(started) if flag == "--mount"]
+    assert [re.sub("src=[^,]*/", "src=", mount) for mount in mounts] == [
+        f"type=bind,src={name},dst=/inputs/{name},readonly" for name in ("log", "docs")
+    ]
+    assert shared_folders() == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["com,ma", "co:lon", "two\nlines", 'quo"te', os.fsdecode(b"bad\xff"), "readonly=false,x"]
+)
+def test_a_file_of_any_name_can_be_mounted(pretender, name):
+    """No option of an engine is made of a caller's path."""
+    given = files_in(pretender, name)
+    (execution,) = run(DockerEnvironment(), "print(ascii(log.name), log.text()[:5])", values={"log": given["log"]})
+    assert execution.stdout.strip() == f"{ascii(name)} first"
+    (started,) = [json.loads(line) for line in (pretender / "log").read_text().splitlines() if '"run"' in line]
+    assert [name in value for flag, value in pairs(started) if flag == "--mount"] == [False]
+
+
+def test_what_took_the_files_place_is_not_read(pretender, monkeypatch):
+    """Replaced between our last look and the engine's mount: the worker does not start; removed before: it is said."""
+    given = files_in(pretender)
+    find = docker.whereabouts
+
+    def replaced(*args):
+        found = find(*args)
+        if args[0] == "log":
+            os.replace(pretender / "secret", pretender / "app.log")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(docker, "whereabouts", replaced)
+        with pytest.raises(EnvironmentFailure, match="'log': what is mounted is not what was opened"):
+            run(DockerEnvironment(), READ, values=given)
+
+    def removed(*args):
+        os.unlink(pretender / "app.log")
+        return find(*args)
+
+    monkeypatch.setattr(docker, "whereabouts", removed)
+    with pytest.raises(InputError, match="'log'.* moved or removed"):
+        run(DockerEnvironment(), READ, values=given)
+    assert shared_folders() == set()
+
+
+def test_a_renamed_file_is_found_by_its_descriptor(pretender, monkeypatch):
+    """It is mounted from where it is now."""
+    given, find = files_in(pretender), docker.whereabouts
+
+    def renamed(*args):
+        os.rename(pretender / "app.log", pretender / "rotated.log")
+        return find(*args)
+
+    monkeypatch.setattr(docker, "whereabouts", renamed)
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("no /proc to ask")
+    assert run(DockerEnvironment(), "print(log.text()[:5])", values={"log": given["log"]})[0].stdout == "first\n"
+
+
+def test_a_folder_with_mounts_in_it_is_no_folder_for_a_container(pretender, monkeypatch):
+    """Some engines leave these writable."""
+    line = f"30 20 0:5 / {pretender}/docs/sub rw - tmpfs none rw\n".encode()
+    read = Path.read_bytes
+    given = files_in(pretender)
+    monkeypatch.setattr(Path, "read_bytes", lambda p: line if p.name == "mountinfo" else read(p))
+    with pytest.raises(InputError, match="'docs'.* holds the mount .*sub'"):
+        run(DockerEnvironment(), READ, values=given)
 
 
 @pytest.fixture(scope="session")
@@ -371,3 +481,37 @@ def test_a_real_container_ends_with_its_host(container):
         return bool(subprocess.run(asked, capture_output=True, text=True).stdout.strip())
 
     assert "was lost" in asyncio.run(go())
+
+
+def test_a_real_container_reads_files_where_they_are(container, tmp_path):
+    """The same objects over real mounts, which nothing in there can write to, and nothing beside them is to be seen."""
+    tmp_path.chmod(0o755)
+    given = files_in(tmp_path, "com,ma:\ntwo")
+    write = """
+import os
+for attempt in (lambda: open("/inputs/log", "w"), lambda: open("/inputs/docs/new", "w"), lambda: os.unlink("/inputs/docs/a.txt"),
+                lambda: open("/inputs/docs/link").read(), lambda: os.chmod("/inputs/log", 0o777)):
+    try: print("BREACH", attempt())
+    except OSError as error: print(type(error).__name__)
+print(sorted(os.listdir("/inputs")))
+"""
+    read, wrote = run(container, READ, write, values=given)
+    name = "com,ma:\ntwo"
+    assert read.stdout.strip() == READ_SAID.replace("app.log", name)
+    assert wrote.stdout.splitlines() == [
+        "OSError",
+        "OSError",
+        "OSError",
+        "FileNotFoundError",
+        "OSError",
+        "['docs', 'log']",
+    ]
+    assert (tmp_path / name).read_text() == "first\nsecond"
+
+
+def test_a_real_container_says_which_file_it_may_not_read(container, tmp_path):
+    """What only the caller may read, nobody cannot."""
+    (tmp_path / "x").write_text("x")
+    (tmp_path / "x").chmod(0o600)
+    with pytest.raises(EnvironmentFailure, match="input 'log': Permission denied; who reads in there is nobody"):
+        run(container, "1", values={"log": File(tmp_path / "x")})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,28 @@ def test_a_file_is_what_was_opened(tmp_path, environment):
         between=lambda: os.path.exists(tmp_path / "b") and os.replace(tmp_path / "b", path),
     )
     assert found == ["a 13 b'first' [(0, 'first'), (6, 'second')] b'first\\nsecond\\n' b'first\\n'"] * 2
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="memory is measured by /proc")
+def test_a_file_far_larger_than_the_memory_is_searched_counted_and_sliced(tmp_path):
+    """300 MB, sparse and real, in a worker of 64 MiB; the host's own high-water mark hardly moves."""
+    size, island = 300_000_000, b"2026-01-01 info request served\n" * 30_000
+    with open(tmp_path / "log", "wb") as file:
+        file.truncate(size)
+        for at in (0, 150_000_000):
+            os.pwrite(file.fileno(), island, at)
+        os.pwrite(file.fileno(), "\nnéedle".encode(), size - 8)
+    code = """
+t = f.text()
+print(len(t), t.find("néedle"), t.count("request"), t.search(r"n(é+)edle").span(1), t[len(t) - 7:], t[150_000_011:150_000_015])
+"""
+    mark = re.compile(r"VmHWM:\s+(\d+) kB")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    before = int(mark.search(Path("/proc/self/status").read_text())[1])
+    (said,) = cells(ProcessEnvironment(memory="64MiB"), {"f": (File, tmp_path / "log")}, code)
+    grown = int(mark.search(Path("/proc/self/status").read_text())[1]) - before
+    assert said == f"{size} {size - 7} 60000 ({size - 6}, {size - 4}) néedle info"
+    assert grown < 50 * 1024
 
 
 @BOTH
@@ -159,18 +183,55 @@ def test_odd_names_work(tmp_path, environment):
 
 
 @LANDLOCK
-def test_a_folder_of_very_many_files_works(tmp_path):
+def test_a_folder_of_very_many_files_works():
     """200,000 files: the contract stays short, the code sees them all."""
-    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    for number in range(200_000):
-        os.mknod(f"f{number:06}", dir_fd=fd)
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a disk may take a minute to make them
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        for number in range(200_000):
+            os.mknod(f"f{number:06}", dir_fd=fd)
+        os.close(fd)
+        contract = compile_contract(Signature.parse("d: Folder -> x"), {"d": folder})
+        assert len(contract.text) < 4_000
+        assert "over 50,000 files" in contract.text
+        code = "print(sum(1 for _ in d.files()), 'f199999' in d)"
+        assert cells(ProcessEnvironment(), {"d": (Folder, folder)}, code) == ["200000 True"]
+
+
+@LANDLOCK
+def test_a_pipe_in_a_folder_holds_up_its_cell_and_nothing_else(tmp_path):
+    """Code that opens one by itself waits for a writer; its seconds end that, the host goes on, and variables are kept."""
+    os.mkfifo(tmp_path / "pipe")
+
+    async def go():
+        contract = compile_contract(Signature.parse("d: Folder -> x"), {"d": tmp_path})
+        session = await ProcessEnvironment().open(contract, RecordingHost(contract), CellLimits(seconds=0.3))
+        try:
+            stopped = await session.execute(f"kept = 1\nopen({str(tmp_path / 'pipe')!r})")
+            return stopped, await session.execute("print(kept, d.tree())")
+        finally:
+            await session.close()
+
+    stopped, after = asyncio.run(go())
+    assert "TimeoutError" in stopped.error
+    assert stopped.lost == ""
+    assert after.stdout == "1 \n"
+
+
+@LANDLOCK
+def test_code_reads_that_a_folder_is_too_deep(tmp_path):
+    """The warning stands in the cell's output, with what could be listed."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(70):
+        os.mkdir("d", dir_fd=fd)
+        os.close(os.open("f", os.O_CREAT, dir_fd=fd))
+        inner = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
     os.close(fd)
-    contract = compile_contract(Signature.parse("d: Folder -> x"), {"d": tmp_path})
-    assert len(contract.text) < 4_000
-    assert "over 50,000 files" in contract.text
-    assert cells(
-        ProcessEnvironment(), {"d": (Folder, tmp_path)}, "print(sum(1 for _ in d.files()), 'f199999' in d)"
-    ) == ["200000 True"]
+    (said,) = cells(ProcessEnvironment(), {"d": (Folder, tmp_path)}, "print(len(d.glob('**/f')))")
+    assert "more than 64 folders deep is left out; go on from folder[name]" in said
+    assert said.endswith("65")
 
 
 def test_a_lost_worker_gets_its_file_again(tmp_path):
@@ -257,6 +318,20 @@ def test_a_session_takes_another_file(tmp_path, environment):
     lm = ScriptedLM([f"```python\n{cell}\n```" for cell in cells_])
     with RLM("f: File -> answer", lm=lm, environment=environment).session() as session:
         assert [session(f=tmp_path / name).answer for name in ("one", "two")] == ["one", "two7"]
+
+
+@pytest.mark.parametrize("left", ["", "g = (i for i in [1])\n"])
+def test_a_session_says_that_other_files_took_a_new_worker(tmp_path, left):
+    """Nothing crashed: what could not be kept is named, and where all was kept nothing is said; a File is no variable that is gone."""
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    cells_ = [f"x = 7\n{left}SUBMIT(answer=f.text()[:])", "SUBMIT(answer=f.text()[:] + str(x))"]
+    with RLM("f: File -> answer", lm=ScriptedLM([f"```python\n{cell}\n```" for cell in cells_])).session() as session:
+        assert session(f=tmp_path / "one").answer == "one"
+        second = session(f=tmp_path / "two")
+    told = "A new REPL process was started: this call gives other files, or more than the one that ran could be sent. Gone: g."
+    assert second.answer == "two7"
+    assert second.trajectory.iterations[0].execution.lost == (told if left else "")
 
 
 @pytest.mark.parametrize("made", [Path, str, File], ids=lambda m: m.__name__)

@@ -49,6 +49,7 @@ class FakeZygote:
 
     def __init__(self, answer: bytes) -> None:
         self.facts = _zygote.zygote().facts
+        self.kinds: set[tuple[object, ...]] = set()
         self.answer = answer
         self.threads: list[threading.Thread] = []
         self.sockets: list[socket.socket] = []

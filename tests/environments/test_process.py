@@ -111,9 +111,10 @@ def test_many_sessions_at_once_leave_nothing_behind():
 
     async def one(i: int, here: asyncio.Barrier) -> str | None:
         async with a_session(inputs={"context": f"{i:,}" * 40_000}) as session:
+            length = (await session.execute("len(context)")).value
             await here.wait()
             most.update(most or held())
-            return (await session.execute("len(context)")).value
+            return length
 
     async def go():
         here = asyncio.Barrier(128)
@@ -505,6 +506,54 @@ def test_a_host_that_dies_in_the_middle_of_a_request_leaves_no_zygote():
     zygote._control.sendall(b"\0\0\1\0{")
     zygote.close()
     assert zygote._process.returncode == 0
+
+
+def test_a_worker_of_a_known_kind_starts_while_nobody_waits_and_one_that_fails_then_says_so_at_its_first_cell():
+    """A session is open before its worker is up, where one of its kind has come up before; a failure is no hang."""
+    run("1")
+
+    async def go():
+        zygote = _zygote.zygote()
+        os.kill(zygote.pid, signal.SIGSTOP)  # no worker comes up from now on
+        try:
+            session = await asyncio.wait_for(opened(), 20)
+        finally:
+            os.kill(zygote.pid, signal.SIGCONT)
+        first = (await session.execute("6 * 7")).value
+        await session.close()
+        os.kill(zygote.pid, signal.SIGSTOP)
+        session = await asyncio.wait_for(opened(), 20)
+        os.kill(zygote.pid, signal.SIGKILL)
+        try:
+            with pytest.raises(EnvironmentFailure, match="did not start"):
+                await session.execute("6 * 7")
+            return first, (await session.execute("6 * 7")).value
+        finally:
+            await session.close()
+
+    assert asyncio.run(go()) == ("42", "42")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's worker has none, and may not drop the bounding set")
+def test_a_worker_has_no_capability_and_can_gain_none():
+    """Effective, permitted, inheritable, ambient and bounding set are empty, though the host is root."""
+
+    async def go():
+        async with a_session() as session:
+            pid = (await session.execute("import os; os.getpid()")).value
+            return [line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "Cap" in line]
+
+    assert [int(mask, 16) for mask in asyncio.run(go())] == [0] * 5
+
+
+def test_what_a_worker_does_before_its_first_cell_leaves_no_trace():
+    """Warming up is invisible: the first cell's namespace, number and modules are those of a fresh REPL."""
+    told = "sorted(n for n in globals() if not n.startswith('__')), sys.modules['__main__'].__dict__ is globals()"
+    code = f"import sys, linecache\nprint([n for n in linecache.cache if 'cell' in n])\n{told}"
+    execution = run(code)
+    assert execution.stdout == "['<cell 1>']\n"
+    assert "found" not in (execution.value or "")
+    assert (execution.value or "").endswith("True)")
 
 
 def test_an_output_that_is_forged_too_large_is_cut():

@@ -32,9 +32,11 @@ class Host:
 
 
 async def opened(text):
-    return await ProcessEnvironment().open(
-        compile_contract(Signature.parse("text -> a"), {"text": text}), Host(), CellLimits()
-    )
+    """A session whose worker is up."""
+    contract = compile_contract(Signature.parse("text -> a"), {"text": text})
+    session = await ProcessEnvironment().open(contract, Host(), CellLimits())
+    await session.execute("pass")
+    return session
 
 
 def workers():

@@ -7,12 +7,14 @@ switch, which a dedicated reader thread would charge every one of them.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
 from typing import Any
 
 HEADER = struct.Struct(">I")
+_TOGETHER = 64 * 1024  # bytes; what is smaller goes out in one system call, and wakes the host once
 _COMMAND = 0  # the slot of the main thread between cells; calls count from 1
 _Lock = threading.Lock  # bound now, like the socket's methods below: a cell may put something else in their place
 
@@ -34,7 +36,7 @@ class Channel:
     """Frames out under one lock; frames in by whichever thread waits."""
 
     def __init__(self, sock: socket.socket, dumps: Any, loads: Any, too_many: Any, max_frame: int) -> None:
-        self._sendall, self._recv_into = sock.sendall, sock.recv_into
+        self._sendall, self._recv_into, self._fd = sock.sendall, sock.recv_into, sock.fileno()
         self._dumps, self._loads, self._too_many = dumps, loads, too_many
         self._max_frame = max_frame
         self._sending = _Lock()
@@ -54,9 +56,12 @@ class Channel:
             )
         if self._too_many(body):
             raise ValueError("the value holds over half a million items, more than can leave the REPL at once")
+        header = HEADER.pack(len(body))
         with self._sending:
-            self._sendall(HEADER.pack(len(body)))
-            self._sendall(body)
+            if len(body) > _TOGETHER:
+                self._sendall(header)
+                header = b""
+            self._sendall(header + body)
 
     def call(self, name: str, args: Any, kwargs: Any) -> dict[str, Any]:
         """One call to the host and its reply, in any thread."""
@@ -81,6 +86,10 @@ class Channel:
                 return self._commands.pop(0)
             self._slots[_COMMAND] = slot
         return self._reply(_COMMAND, slot)
+
+    def waiting(self) -> bool:
+        """Whether something of the host's can be read."""
+        return bool(select.select([self._fd], [], [], 0)[0])
 
     def _reply(self, key: int, slot: _Slot) -> dict[str, Any]:
         try:

@@ -20,6 +20,7 @@ import datetime as dt
 import decimal
 import enum
 import json
+import pathlib
 import re
 import uuid
 from typing import Any
@@ -88,7 +89,14 @@ class Record:
     __hash__ = None  # type: ignore[assignment]  # mutable, like the dict it stands for
 
     def __repr__(self) -> str:
-        return f"{self._record_name}({', '.join(f'{k}={v!r}' for k, v in self._record_fields.items())})"
+        return f"{self._record_name}({', '.join(f'{k}={_shown(v)}' for k, v in self._record_fields.items())})"
+
+
+def _shown(value: Any) -> str:
+    """A field's value; of bytes, such as an image's, the first few and how many there are."""
+    if isinstance(value, (bytes, bytearray)) and len(value) > 100:
+        return f"{bytes(value[:20])!r}... ({len(value):,} bytes)"
+    return repr(value)
 
 
 class SubCallError(RuntimeError):
@@ -136,6 +144,8 @@ def encode_strictly(value: Any) -> Any:
 
 
 def _opaque(value: Any, why: str) -> list[Any]:
+    if not why and issubclass(type(value), pathlib.PurePath):  # what code gives is its text; an input may mean the file
+        return ["str", *_BETWEEN_HALVES.split(pathlib.PurePath.__str__(value))]
     return ["opaque", type(value).__name__, why or _way_out(value) or _short(value)]
 
 

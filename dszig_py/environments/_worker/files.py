@@ -12,6 +12,7 @@ import io
 import os
 import re
 import stat
+import warnings
 from typing import Any
 
 if __package__:
@@ -33,14 +34,15 @@ class File:
     """An input file, read-only: ``.name``, ``.size`` (bytes), ``.text()``, ``.lines()``, ``.bytes(start, stop)``, ``.open()``."""
 
     _way_out = "pass its text, such as file.text()[start:stop]"
+    _cited_as = "file"
 
-    def __init__(self, name: str, fd: int, size: int, encoding: str = "utf-8") -> None:
+    def __init__(self, name: str, fd: int, size: int, encoding: str = "utf-8", place: str = "") -> None:
         self.name, self.size, self.encoding = name, size, encoding
-        self._stored = texts.Stored(fd, size)
+        self._stored, self._place = texts.Stored(fd, size), place
 
     def text(self, encoding: str | None = None) -> texts.Text:
         """Its text, read where it is when it is asked for."""
-        return texts.Text(self._stored, encoding or self.encoding)
+        return texts.Text(self._stored, encoding or self.encoding, self._place)
 
     def lines(self, **options: Any) -> Any:
         """Its lines; ``offsets=True`` with their positions."""
@@ -92,9 +94,11 @@ class Folder:
     """
 
     _way_out = "pass names in it, or the text of its files"
+    _cited_as = "folder"
 
-    def __init__(self, name: str, fd: int) -> None:
-        self.name, self._fd, self._close = name, fd, os.close
+    def __init__(self, name: str, fd: int, place: tuple[str, str] = ("", "")) -> None:
+        """``place``: the input it is or lies in, and its path in there."""
+        self.name, self._fd, self._close, self._place = name, fd, os.close, place
 
     def __del__(self) -> None:
         try:
@@ -121,20 +125,22 @@ class Folder:
         if str(path).startswith("/") or ".." in parts:
             raise PermissionError(f"{path!r}: names in a Folder are relative to it, and .. is not followed")
         if not parts:
-            return Folder(self.name, os.dup(self._fd))
+            return Folder(self.name, os.dup(self._fd), self._place)
         fd = os.dup(self._fd)
         try:
             for part in parts[:-1]:
                 fd, outer = self._opened(part, _FOLDER, fd, path), fd
                 os.close(outer)
-            return self._found(parts[-1], fd, path)
+            return self._found(parts, fd, path)
         finally:
             os.close(fd)
 
-    def _found(self, name: str, within: int, path: str) -> Any:
+    def _found(self, parts: list[str], within: int, path: str) -> Any:
+        name, (root, prefix) = parts[-1], self._place
+        inside = "/".join([*prefix.split("/"), *parts] if prefix else parts)
         mode = self._asked(name, within, path)
         if stat.S_ISDIR(mode):
-            return Folder(str(path).strip("/"), self._opened(name, _FOLDER, within, path))
+            return Folder(str(path).strip("/"), self._opened(name, _FOLDER, within, path), (root, inside))
         if not stat.S_ISREG(mode):
             kind = "a link, and links are not followed" if stat.S_ISLNK(mode) else "neither a file nor a folder"
             raise PermissionError(f"{path!r} is {kind}")
@@ -143,7 +149,7 @@ class Folder:
         if not stat.S_ISREG(about.st_mode):
             os.close(fd)
             raise PermissionError(f"{path!r} is no regular file")
-        return File(str(path), fd, about.st_size)
+        return File(str(path), fd, about.st_size, place=f"{root}[{inside!r}]" if root else "")
 
     def _asked(self, name: str, within: int, path: str) -> int:
         try:
@@ -158,7 +164,7 @@ class Folder:
             raise type(error)(error.errno, f"{error.strerror} (links are not followed)", path) from None
 
     def files(self) -> Any:
-        """The names of all files beneath, in order."""
+        """The names of all files beneath, in order; a warning tells of what is too deep to be listed (64 folders)."""
         return (path for path, is_folder in self._walk(self._fd, "", 0) if not is_folder)
 
     def _walk(self, fd: int, prefix: str, depth: int) -> Any:
@@ -171,15 +177,20 @@ class Folder:
             )
         for name, is_folder in found:
             yield prefix + name, is_folder
-            if is_folder and depth < _MAX_DEPTH:
-                try:
-                    inner = os.open(name, _FOLDER, dir_fd=fd)
-                except OSError:  # gone meanwhile, or not to be read by this user
-                    continue
-                try:
-                    yield from self._walk(inner, f"{prefix}{name}/", depth + 1)
-                finally:
-                    os.close(inner)
+            if not is_folder:
+                continue
+            if depth >= _MAX_DEPTH:  # each level holds a descriptor
+                way = f"{self.name!r}: what is more than {_MAX_DEPTH} folders deep is left out; go on from folder[name]"
+                warnings.warn(f"{way} with name = {(prefix + name)[:200]!r}", stacklevel=2)
+                continue
+            try:
+                inner = os.open(name, _FOLDER, dir_fd=fd)
+            except OSError:  # gone meanwhile, or not to be read by this user
+                continue
+            try:
+                yield from self._walk(inner, f"{prefix}{name}/", depth + 1)
+            finally:
+                os.close(inner)
 
     def glob(self, pattern: str = "**/*", limit: int = MOST_FOUND) -> list[str]:
         """Names of files that match: ``*`` within a folder, ``**/`` for any number of folders. At most ``limit``."""
@@ -219,7 +230,9 @@ class Folder:
             if len(lines) >= limit:
                 lines.append("...")
                 break
-            lines.append("  " * path.count("/") + path.rpartition("/")[2] + "/" * is_folder)
+            depth = path.count("/")
+            too_deep = " (what is in it is left out)" * (is_folder and depth == _MAX_DEPTH)
+            lines.append("  " * depth + path.rpartition("/")[2] + "/" * is_folder + too_deep)
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -237,9 +250,9 @@ def _glob(pattern: str) -> Any:
 
 
 def received(name: str, kind: str, fd: int, size: int, about: dict[str, Any]) -> Any:
-    """The value of an input that came as a descriptor, which stays the caller's."""
+    """The value of an input that came as a descriptor, which stays the caller's; ``name``: the input's."""
     own = os.dup(fd)
     if kind == "folder":
-        return Folder(about["name"], own)
-    file = File(about.get("name", name), own, size, about["encoding"])
+        return Folder(about["name"], own, (name, ""))
+    file = File(about.get("name", name), own, size, about["encoding"], name)
     return file.text() if kind == "view" else file

@@ -41,6 +41,8 @@ class Policy:
     files: int = 256
     strict: bool = False
     """No call that takes a path, for kernels without Landlock: whatever is to be imported is imported before."""
+    file_size: int = 0
+    """RLIMIT_FSIZE, bytes of one file; above 0 only with a ruleset that has a folder to write in."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,12 @@ class Arch:
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled filter; `own_pid` are the offsets that take the child's process id."""
+    """A compiled filter; `own_pid` are the offsets that take the child's process id; `writing`: into a scratch folder."""
 
     strict: bool
     code: bytes
     own_pid: tuple[int, ...]
+    writing: bool = False
 
     def for_pid(self, pid: int) -> bytes:
         """The filter with the process id filled in: only the child knows it, and compiling there would cost more."""
@@ -111,7 +114,12 @@ def _table(text: str, column: int) -> dict[str, int]:
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
 
 
-_ALL = _PLAIN + _PATHS + _OTHERS
+# Only where there is a folder to write in, beneath which Landlock holds them. No call removes a name: what has none is not
+# seen by who measures the folder. No memfds: they are as large as a file may be, and no limit counts them.
+_WRITING = """
+mkdir 83 - | mkdirat 258 34 | renameat2 316 276 | fsync 74 82 | fdatasync 75 83
+"""
+_ALL = _PLAIN + _PATHS + _OTHERS + _WRITING
 ARCHES = {"x86_64": Arch(0xC000003E, _table(_ALL, 1)), "aarch64": Arch(0xC00000B7, _table(_ALL, 2))}
 
 
@@ -162,8 +170,9 @@ def _handled(abi: int) -> tuple[int, int, int]:
     return files, 0b11 if abi >= 4 else 0, 0b11 if abi >= 6 else 0  # TCP bind, connect; abstract sockets, signals
 
 
-def landlock_ruleset(read: Iterable[str], folders: Iterable[int] = ()) -> int:
-    """A descriptor of rules: read beneath these paths, and these open folders, and nothing else, not even execute. A missing path is skipped.
+def landlock_ruleset(read: Iterable[str], folders: Iterable[int] = (), scratch: int | None = None) -> int:
+    """A descriptor of rules: read beneath these paths, and these open folders, and nothing else, not even execute. A missing
+    path is skipped. ``scratch``: an open folder beneath which files and folders can be made, written and renamed as well.
 
     Made once, before forking: it costs milliseconds. Source: Documentation/userspace-api/landlock.rst.
     """
@@ -176,6 +185,8 @@ def landlock_ruleset(read: Iterable[str], folders: Iterable[int] = ()) -> int:
             _allow_read(ruleset, path)
         for fd in folders:
             _allow_beneath(ruleset, fd, "an input folder")
+        if scratch is not None:
+            _allow_beneath(ruleset, scratch, "the scratch folder", _SCRATCH | (_TRUNCATE if abi >= 3 else 0))
     except BaseException:
         os.close(ruleset)
         raise
@@ -193,9 +204,14 @@ def _allow_read(ruleset: int, path: str) -> None:
         os.close(fd)
 
 
-def _allow_beneath(ruleset: int, fd: int, what: str) -> None:
+# LANDLOCK_ACCESS_FS_: WRITE_FILE; REMOVE_DIR and REMOVE_FILE, which renaming takes; MAKE_DIR, MAKE_REG. Not MAKE_SYM, nor
+# REFER: nothing is moved from one folder to another, which who measures them might then miss.
+_SCRATCH, _TRUNCATE = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8, 1 << 14
+
+
+def _allow_beneath(ruleset: int, fd: int, what: str, more: int = 0) -> None:
     folder = stat.S_ISDIR(os.fstat(fd).st_mode)  # a folder's right on a file is EINVAL
-    rule = struct.pack("=Qi", (1 << 2) | (folder << 3), fd)  # LANDLOCK_ACCESS_FS_READ_FILE, _READ_DIR
+    rule = struct.pack("=Qi", (1 << 2) | (folder << 3) | more, fd)  # LANDLOCK_ACCESS_FS_READ_FILE, _READ_DIR
     beneath = ctypes.create_string_buffer(rule, len(rule))
     _must("Landlock " + what, "landlock_add_rule", ruleset, 1, ctypes.addressof(beneath), 0)
 
@@ -239,7 +255,15 @@ def _require_null(index: int) -> Code:
     return [step for half in (0, 1) for step in (*_argument(index, half=half), (_EQUAL, 1, 0, 0), *_refuse())]
 
 
-def _filters() -> dict[str, Code]:
+def _opening(flags: int) -> Code:
+    """An open whose flags are that argument: O_TRUNC only for writing, which Landlock holds at any ABI (truncating as such
+    from the third on), and no O_TMPFILE, a file without a name.
+    """
+    unwritten = [step for mode in (0, 3) for step in _when(0x200 | mode, _refuse())]
+    return [*_argument(flags, mask=0x203), *unwritten, *_require(flags, 0, mask=0x400000), *_allow]
+
+
+def _filters(*, writing: bool = False) -> dict[str, Code]:
     """Calls whose arguments decide. What is compared lies in the lower 32 bits, except for the two pointers."""
     return {
         # With CLONE_THREAD and without CLONE_NEW*, CLONE_PIDFD, CLONE_PTRACE, CLONE_PARENT.
@@ -259,27 +283,43 @@ def _filters() -> dict[str, Code]:
         # AF_UNIX SOCK_STREAM, whatever CLOEXEC and NONBLOCK say: a datagram pair can send to the host's sockets.
         "socketpair": _require(0, 1) + _require(1, 1, mask=_WORD & ~0x80800) + _allow,
         "sendto": _require_null(4) + _allow,  # no address
-        # dlopen maps files executable; anonymous executable memory is for JITs and ctypes callbacks.
-        "mmap": _allow_if(2, 0, mask=0x4) + _require(3, 0, mask=0x20) + _allow,
+        # dlopen maps files executable; anonymous executable memory is for JITs and ctypes callbacks. Who can write files
+        # maps none: what may be imported is mapped before.
+        "mmap": _allow_if(2, 0, mask=0x4) + (_refuse() if writing else _require(3, 0, mask=0x20) + _allow),
         "mprotect": _require(2, 0, mask=0x4) + _allow,
     }
 
 
-def seccomp_program(strict: bool, arch: Arch | None = None) -> Program:
-    """Compile the allow-list, for this machine unless told otherwise: kill a foreign architecture, refuse the rest."""
+def _more_filters(*, strict: bool, writing: bool) -> dict[str, Code]:
+    """The same for calls that take a path."""
+    opening = {} if strict else {"open": _opening(1), "openat": _opening(2)}
+    if not writing:
+        return opening
+    allowed = dict.fromkeys(_table(_WRITING, 1), _allow)
+    # RENAME_NOREPLACE and nothing else: what is there stays there.
+    return {**opening, **allowed, "renameat2": _require(4, 1) + _allow}
+
+
+def seccomp_program(strict: bool, arch: Arch | None = None, *, writing: bool = False) -> Program:
+    """Compile the allow-list, for this machine unless told otherwise: kill a foreign architecture, refuse the rest.
+
+    ``writing``: for a worker that has a scratch folder.
+    """
     arch = arch or _here()[0]
     code: Code = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, arch.audit), *_kill, (_LOAD, 0, 0, 0)]
     if arch is ARCHES["x86_64"]:
         # The x32 ABI shares the audit constant: its numbers would get past the list (seccomp_filter.rst, Pitfalls).
         code += [(_AT_LEAST, 0, 1, 0x40000000), *_kill]
+    filters = {**_filters(writing=writing), **_more_filters(strict=strict, writing=writing)}
     for name in _table(_PLAIN if strict else _PLAIN + _PATHS, 1):
-        if name in arch.calls:
+        if name in arch.calls and name not in filters and not (writing and name == "memfd_create"):
             code += _when(arch.calls[name], _allow)
-    for name, steps in _filters().items():
-        code += _when(arch.calls[name], steps)
+    for name, steps in filters.items():
+        if name in arch.calls:
+            code += _when(arch.calls[name], steps)
     code += _refuse()
     own_pid = tuple(8 * index + 4 for index, step in enumerate(code) if step[3] == _OWN_PID)
-    return Program(strict, b"".join(struct.pack("=HBBI", *step) for step in code), own_pid)
+    return Program(strict, b"".join(struct.pack("=HBBI", *step) for step in code), own_pid, writing)
 
 
 def seccomp_restrict(program: Program) -> None:
@@ -295,7 +335,7 @@ def limits(policy: Policy) -> None:
 
     FSIZE 0 also stops memfds, which RLIMIT_AS does not count, and output to a regular file as standard error.
     """
-    wanted = {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: policy.files}
+    wanted = {resource.RLIMIT_FSIZE: policy.file_size, resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: policy.files}
     wanted |= {resource.RLIMIT_AS: policy.address_space, resource.RLIMIT_CPU: policy.cpu_seconds}
     for kind, value in wanted.items():
         if value is not None:
@@ -304,11 +344,15 @@ def limits(policy: Policy) -> None:
             resource.setrlimit(kind, (min(value, soft), min(value + (kind == resource.RLIMIT_CPU), hard)))
 
 
-def drop_capabilities() -> None:
-    """All sets to zero (man capabilities(7)), the bounding set where CAP_SETPCAP permits: Landlock takes none away."""
+def drop_bounding_set() -> None:
+    """No process that this one starts can gain a capability, where CAP_SETPCAP permits. In the zygote: once, for all."""
     for capability in range(64):
         if _syscall("prctl", 24, capability, 0, 0, 0) < 0:  # PR_CAPBSET_DROP: EPERM, or EINVAL past the last one
             break
+
+
+def drop_capabilities() -> None:
+    """All sets to zero (man capabilities(7)), but for the bounding set: Landlock takes none away."""
     _syscall("prctl", 47, 4, 0, 0, 0)  # PR_CAP_AMBIENT_CLEAR_ALL; the kernel may lack it, capset clears them anyway
     header = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8)  # _LINUX_CAPABILITY_VERSION_3
     nothing = ctypes.create_string_buffer(24)
@@ -343,6 +387,8 @@ def apply(policy: Policy, ruleset_fd: int | None, program: Program) -> list[str]
     """
     if not program.strict and (policy.strict or ruleset_fd is None):
         raise OSError(errno.EINVAL, "without Landlock, or when strict, the filter must be strict")
+    if policy.file_size and not program.writing:
+        raise OSError(errno.EINVAL, "where files can be written, the filter must be the one for that")
     limits(policy)
     drop_capabilities()
     not_dumpable()

@@ -1,6 +1,7 @@
 """A worker by itself, for a container: ``python3 -s -P standalone.py REQUEST``, frames on standard input and output.
 
-REQUEST is JSON: ``max_frame``, ``address_space`` (bytes, or null) and ``inputs`` as [name, kind, file, bytes]. No
+REQUEST is JSON: ``max_frame``, ``address_space`` (bytes, or null) and ``inputs`` as [name, kind, file, bytes], with what is
+known of it where it is a file of the caller's: ``same``, the device and inode that the host has judged. No
 zygote and no filter of its own: the container is the boundary. Standard library only.
 """
 
@@ -30,6 +31,9 @@ class Pipes:
             os.dup2(null, fd)
         os.close(null)
 
+    def fileno(self) -> int:
+        return self.reading
+
     def sendall(self, data: Any) -> None:
         view = memoryview(data)
         while view:
@@ -51,10 +55,19 @@ def end_with(fd: int) -> None:
 
 
 def load(spec: list[Any]) -> tuple[str, Any]:
-    name, kind, path, size = spec
-    fd = os.open(path, os.O_RDONLY)
+    name, kind, path, size, *about = spec
+    same = about[0].get("same") if about else None
     try:
-        return zygote.load_input([name, kind, 0, size], [fd])
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise PermissionError(
+            f"input {name!r}: {error.strerror}; who reads in there is nobody, not the caller"
+        ) from None
+    try:
+        found = os.fstat(fd)
+        if same is not None and same != [found.st_dev, found.st_ino]:
+            raise RuntimeError(f"input {name!r}: what is mounted is not what was opened; was it replaced meanwhile?")
+        return zygote.load_input([name, kind, 0, size, *about], [fd])
     finally:
         os.close(fd)
 

@@ -2,20 +2,23 @@
 
 Positions are bytes, which are characters where the text is ASCII; a slice never cuts a character. Counting characters
 would mean reading ten gigabytes before the first slice.
-
-Blocks are read by ``pread`` and not through one mapping: a mapping of ten gigabytes counts against the worker's address
-space (RLIMIT_AS), and a file that is cut short while it is mapped kills the process (SIGBUS). A block of two MiB stays in
-the processor's cache, which makes up for the copy.
 """
 
 from __future__ import annotations
 
 import codecs
-import os
 import re
 from typing import Any
 
-BLOCK = 2 << 20  # bytes read at once
+if __package__:
+    from dszig_py.environments._worker.stored import Held, Stored
+else:  # in the worker: this file's folder was on the path when the zygote loaded it
+    from stored import Held, Stored
+
+__all__ = ["MOST", "Held", "Match", "Stored", "Text", "shown"]
+
+BLOCK = 4 << 20  # bytes decoded at once; the larger, the less of it is what the next one reads again (_OVERLAP)
+_SCAN = 512 << 10  # bytes looked through at once where nothing is decoded: they stay in the processor's cache
 _FIRST = 64 << 10  # of a search, for what it looks for may be near
 _LEAD = 4 << 10  # bytes before a block that a look-behind sees
 _OVERLAP = 256 << 10  # bytes after it that a match may reach into, before more is read
@@ -23,39 +26,6 @@ MOST = 64 << 20  # bytes that are made one str without being asked for part by p
 _LINE = 1 << 20  # bytes: a longer line comes in pieces, for a file without line ends is no line to hold in memory
 _ONE_BYTE = ("ascii", "iso8859", "cp125", "koi8", "mac-")
 _HAS = "len, [start:stop], in, find, rfind, count, search, finditer, findall, lines, chunks, startswith, endswith"
-
-
-class Stored:
-    """Bytes behind a descriptor, which is closed with this; ``size`` is what they were when it was opened."""
-
-    def __init__(self, fd: int, size: int) -> None:
-        self.fd, self.size = fd, size
-        self._pread, self._close = os.pread, os.close  # bound now: a cell may put something else in their place
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop``; fewer where the file has become shorter."""
-        start, stop = max(start, 0), min(stop, self.size)
-        parts: list[bytes] = []
-        while start < stop and (part := self._pread(self.fd, stop - start, start)):
-            parts.append(part)
-            start += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def __del__(self) -> None:
-        try:
-            self._close(self.fd)
-        except (OSError, AttributeError):  # at the interpreter's end
-            pass
-
-
-class Held:
-    """The same for bytes in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.size = data, len(data)
-
-    def read(self, start: int, stop: int) -> bytes:
-        return self.data[max(start, 0) : max(stop, 0)]
 
 
 class Match:
@@ -101,8 +71,11 @@ class Text:
     """
 
     _way_out = "pass a slice, text[start:stop], which is a str"
+    _cited_as = "text"
 
-    def __init__(self, source: Any, encoding: str = "utf-8") -> None:
+    def __init__(self, source: Any, encoding: str = "utf-8", place: str = "") -> None:
+        """``place``: the input that it is, as evidence names it."""
+        self._place = place
         name = codecs.lookup(encoding).name
         self._zero = 3 if name in ("utf-8", "utf-8-sig") and source.read(0, 3) == codecs.BOM_UTF8 else 0
         if name == "utf-8-sig":
@@ -118,7 +91,8 @@ class Text:
     def _bytes(self, start: int, stop: int) -> bytes:
         return self._source.read(self._zero + start, self._zero + min(stop, self._size))
 
-    def _range(self, start: Any, stop: Any) -> tuple[int, int]:
+    def span(self, start: Any, stop: Any = None) -> tuple[int, int]:
+        """The positions of ``text[start:stop]``: those of whole characters."""
         first, last, _ = slice(start, stop).indices(self._size)
         return self._whole(first), self._whole(max(first, last))
 
@@ -126,13 +100,22 @@ class Text:
         """``at``, or where the next character begins."""
         if self.encoding != "utf-8" or not 0 < at < self._size:
             return at
-        following = self._bytes(at, at + 4)
-        for skipped, byte in enumerate(following):
-            if byte & 0xC0 != 0x80:
-                return at + skipped
-        return (
-            at if len(following) == 4 else at + len(following)
-        )  # four such bytes are no character: nothing to keep together
+        return at + _rest(self._bytes(at, at + 4), 0)
+
+    def _slice(self, start: Any, stop: Any) -> str:
+        """As ``_exact(*span(start, stop))``, by one read in place of three: code that slices, slices often."""
+        first, last, _ = slice(start, stop).indices(self._size)
+        if last <= first:
+            return ""
+        if self.encoding != "utf-8":
+            return self._exact(first, last)
+        data = self._bytes(first, last + 4)
+        begun, end = _rest(data, 0) if first else 0, last - first
+        return data[begun : end + (_rest(data, end) if last < self._size else 0)].decode("utf-8", "surrogateescape")
+
+    def _viewed(self, start: int, stop: int, room: bytearray) -> memoryview:
+        """The same bytes in ``room``, which grows where it is too small."""
+        return self._source.view(self._zero + start, self._zero + min(stop, self._size), room)
 
     def _exact(self, start: int, stop: int) -> str:
         """Decoded so that it encodes to the same bytes again."""
@@ -142,7 +125,7 @@ class Text:
         if isinstance(key, slice):
             if key.step not in (None, 1):
                 raise ValueError("a Text is sliced without a step")
-            return shown(self._exact(*self._range(key.start, key.stop)), self.encoding)
+            return shown(self._slice(key.start, key.stop), self.encoding)
         at = key + self._size if key < 0 else key
         if not 0 <= at < self._size:
             raise IndexError("Text index out of range")
@@ -154,7 +137,7 @@ class Text:
 
     def find(self, needle: str, start: int = 0, stop: int | None = None) -> int:
         """The first position of ``needle`` from ``start`` on, or -1."""
-        wanted, (at, stop) = self._encoded(needle), self._range(start, stop)
+        wanted, (at, stop) = self._encoded(needle), self.span(start, stop)
         size, over = _FIRST, len(wanted) - 1
         while True:
             until = min(at + size + max(over, 0), stop)
@@ -163,11 +146,11 @@ class Text:
                 return at + found
             if until >= stop or len(data) <= over:
                 return -1
-            at, size = at + len(data) - over, min(4 * size, BLOCK)
+            at, size = at + len(data) - over, min(4 * size, _SCAN)
 
     def rfind(self, needle: str, start: int = 0, stop: int | None = None) -> int:
         """The last position of ``needle``, or -1."""
-        wanted, (start, stop) = self._encoded(needle), self._range(start, stop)
+        wanted, (start, stop) = self._encoded(needle), self.span(start, stop)
         size, over = _FIRST, max(len(wanted) - 1, 0)
         while True:
             at = max(stop - size - over, start)
@@ -175,7 +158,7 @@ class Text:
                 return at + found
             if at <= start:
                 return -1
-            stop, size = at + over, min(4 * size, BLOCK)
+            stop, size = at + over, min(4 * size, _SCAN)
 
     def index(self, needle: str, start: int = 0, stop: int | None = None) -> int:
         """As :meth:`find`. Raises ``ValueError`` where there is none."""
@@ -185,13 +168,13 @@ class Text:
 
     def count(self, needle: str, start: int = 0, stop: int | None = None) -> int:
         """How often ``needle`` is there, occurrences not overlapping."""
-        wanted, (at, stop) = self._encoded(needle), self._range(start, stop)
+        wanted, (at, stop) = self._encoded(needle), self.span(start, stop)
         if not wanted:
             raise ValueError("count of an empty text")
         over, total = len(wanted) - 1, 0
         alone = not any(wanted.startswith(wanted[i:]) for i in range(1, len(wanted)))  # cannot overlap itself
         while at < stop:
-            data = self._bytes(at, min(at + BLOCK + over, stop))
+            data = self._bytes(at, min(at + _SCAN + over, stop))
             if alone:
                 found = data.count(wanted)
                 total += found
@@ -211,6 +194,10 @@ class Text:
     def endswith(self, suffix: str) -> bool:
         wanted = self._encoded(suffix)
         return len(wanted) <= self._size and self._bytes(self._size - len(wanted), self._size) == wanted
+
+    def encoded_size(self, needle: str) -> int:
+        """How many positions ``needle`` takes. Raises ``UnicodeEncodeError`` where the text's encoding does not have it."""
+        return len(self._encoded(needle))
 
     def _encoded(self, needle: str) -> bytes:
         if not isinstance(needle, str):
@@ -234,10 +221,10 @@ class Text:
         followed up to 64 MiB. A look-behind sees 4 KiB before the block.
         """
         compiled = re.compile(pattern, flags)
-        at, stop = self._range(start, stop)
-        size = _FIRST
+        at, stop = self.span(start, stop)
+        size, room = _FIRST, bytearray()
         while at <= stop:
-            block = _Block(self, at, min(at + size, stop), min(at + size + _OVERLAP, stop))
+            block = _Block(self, at, min(at + size, stop), min(at + size + _OVERLAP, stop), room)
             onward = block.until
             for found in compiled.finditer(block.text, block.first):
                 if found.start() >= block.edge and block.reach < stop:
@@ -250,11 +237,12 @@ class Text:
             if block.reach >= stop and onward >= block.until:
                 return
             size = 4 * size if onward < block.until else min(4 * size, BLOCK)
-            at = onward
+            at, found = onward, None
+            del block  # its text is let go of before the next one is made, in the same memory
 
     def lines(self, start: int = 0, stop: int | None = None, *, offsets: bool = False) -> Any:
         """Each line as a ``str`` without its end, or (position, line). A line over 1 MiB comes in pieces."""
-        at, stop = self._range(start, stop)
+        at, stop = self.span(start, stop)
         while at < stop:
             until = min(at + BLOCK, stop)
             data = self._bytes(at, until)
@@ -283,7 +271,7 @@ class Text:
                 raise ValueError("a chunk is larger than its overlap")
             at = 0
             while at < self._size:
-                start, stop = self._range(at, at + size)
+                start, stop = self.span(at, at + size)
                 yield start, self[start:stop]
                 at = stop - overlap if stop < self._size else stop
             return
@@ -317,17 +305,21 @@ class Text:
 class _Block:
     """Characters of a text with a little before and after, and the way from their indices to positions."""
 
-    def __init__(self, text: Text, at: int, until: int, reach: int) -> None:
+    def __init__(self, text: Text, at: int, until: int, reach: int, room: bytearray) -> None:
         begun = text._whole(max(at - _LEAD, 0))
         self.at, self.until, self.reach = at, text._whole(until), text._whole(reach)
         self.encoding = text.encoding
-        self.text = text._exact(begun, self.reach)
-        self.even = self.encoding != "utf-8" or self.text.isascii()
-        if self.even:
-            self.first, self.edge = at - begun, self.until - begun
-        else:
-            self.first = len(text._exact(begun, at))
-            self.edge = self.first + len(text._exact(at, self.until))
+        with text._viewed(begun, self.reach, room) as data:
+            self.text = self._decoded(data)
+            self.even = self.encoding != "utf-8" or self.text.isascii()
+            if self.even:
+                self.first, self.edge = at - begun, self.until - begun
+            else:
+                self.first = len(self._decoded(data[: at - begun]))
+                self.edge = len(self.text) - len(self._decoded(data[self.until - begun :]))
+
+    def _decoded(self, data: Any) -> str:
+        return str(data, self.encoding, "surrogateescape")
 
     def offset(self, index: int) -> int:
         if self.even:
@@ -358,6 +350,16 @@ def _lines(data: bytes, last: bool) -> Any:
         end = end or len(data)
         yield end, data[begun:end]
         begun = end
+
+
+def _rest(data: bytes, at: int) -> int:
+    """How many bytes from ``at`` on are the rest of a character; ``data`` holds four more, or ends with the text. Four of
+    that kind are no character: nothing to keep together.
+    """
+    for skipped, byte in enumerate(data[at : at + 4]):
+        if byte & 0xC0 != 0x80:
+            return skipped
+    return 0 if len(data) - at >= 4 else len(data) - at
 
 
 def shown(text: str, encoding: str) -> str:

@@ -1,6 +1,8 @@
-"""What a whole evaluation may spend: every run's limit is put aside before it begins, wherever it runs."""
+"""What many runs may spend together: every run's limit is put aside before it begins, wherever it runs."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import anyio
 
@@ -13,15 +15,16 @@ _KINDS = ("max_cost", "max_tokens")
 
 
 class Purse:
-    """``total`` for the evaluation, ``each`` for a run: a run begins only while its whole limit is left.
+    """``total`` for all, ``each`` for a run: a run begins only while its whole limit is left.
 
-    Only ``max_cost`` and ``max_tokens`` are kept account of here; seconds are a deadline.
+    Of the limits in ``kinds`` account is kept here; seconds are a deadline. Raises :class:`InputError` where a run has no
+    limit of that kind.
     """
 
-    def __init__(self, total: Budget, each: Budget) -> None:
+    def __init__(self, total: Budget, each: Budget, kinds: Sequence[str] = _KINDS) -> None:
         self._total: dict[str, float] = {}
         self._each: dict[str, float] = {}
-        for kind in _KINDS:
+        for kind in kinds:
             limit, share = getattr(total, kind), getattr(each, kind)
             if limit is None:
                 continue
@@ -51,16 +54,20 @@ class Purse:
     def _left(self, kind: str) -> float:
         return self._total[kind] - self._spent[kind] - self._running * self._each[kind]
 
-    async def give(self, cost: float | None, tokens: int) -> None:
+    async def give(self, cost: float | None, tokens: int, calls: int = 0) -> None:
         """A run that was begun has ended and took this; a cost nobody knows counts as its whole limit."""
         async with self._changed:
             self._running -= 1
-            self.count(cost, tokens)
+            self.count(cost, tokens, calls)
             self._changed.notify_all()
 
-    def count(self, cost: float | None, tokens: int) -> None:
-        """Add what was spent before."""
-        if "max_cost" in self._total:
-            self._spent["max_cost"] += self._each["max_cost"] if cost is None else cost
-        if "max_tokens" in self._total:
-            self._spent["max_tokens"] += tokens
+    def count(self, cost: float | None, tokens: int, calls: int = 0) -> None:
+        """Add what was spent before. ``calls``: those from inside code."""
+        whole = self._each.get("max_cost", 0.0)
+        for kind, spent in (
+            ("max_cost", whole if cost is None else cost),
+            ("max_tokens", tokens),
+            ("max_llm_calls", calls),
+        ):
+            if kind in self._total:
+                self._spent[kind] += spent

@@ -1,0 +1,134 @@
+"""What came of the elements of a corpus, and the file that holds it: a rerun runs what is missing there."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from dszig_py.environments._worker import codec
+from dszig_py.errors import InputError
+from dszig_py.trajectory import Prediction, Termination
+from dszig_py.usage import Usage
+from dszig_py.validation import coerce
+
+if TYPE_CHECKING:
+    from dszig_py.rlm import RLM
+
+__all__ = ["SCHEMA", "Log", "Mapped", "key_of"]
+
+SCHEMA = "dszig.map/1"
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """What came of one element. ``index``: its place among the inputs.
+
+    ``prediction`` is ``None`` where the result was read from a file, and where the run failed, which ``error`` then tells.
+    Elements that the budget did not suffice for are left out.
+    """
+
+    index: int
+    outputs: Mapping[str, Any]
+    termination: Termination
+    usage: Usage = field(default_factory=Usage)
+    error: str = ""
+    prediction: Prediction | None = field(default=None, repr=False)
+
+    @property
+    def failed(self) -> bool:
+        """Whether something else than the model failed: a rerun tries it again."""
+        return self.termination.kind == "error" and self.termination.cause in ("provider", "environment")
+
+
+class Log:
+    """Results by place and inputs, in a JSONL file whose first line says of what signature."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, signature: str) -> None:
+        self._rows: dict[tuple[int, str], dict[str, Any]] = {}
+        self._fd: int | None = None
+        if path is None:
+            return
+        place = Path(path).expanduser()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(place, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._read(place, signature)
+        except BlockingIOError:
+            self.close()
+            raise InputError(f"{place}: another process is writing to it") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, path: Path, signature: str) -> None:
+        assert self._fd is not None
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        os.ftruncate(self._fd, whole)  # the last writer may have been killed within a line
+        if not whole:
+            self._write({"schema": SCHEMA, "signature": signature})
+            return
+        head, *rows = data[:whole].splitlines()
+        try:
+            read = cast("dict[str, Any]", codec.loads(head))
+            if (read["schema"], read["signature"]) != (SCHEMA, signature):
+                raise ValueError(f"it holds results of {read['signature']!r} ({read['schema']})")
+            for row in map(codec.loads, rows):
+                self._rows[row["index"], row["key"]] = row
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} cannot be gone on with: {error}; give another path, or remove it") from None
+
+    def known(self, index: int, key: str, rlm: RLM) -> Mapped | None:
+        """The result of an earlier time, its outputs typed again."""
+        row = self._rows.get((index, key))
+        if row is None:
+            return None
+        given = codec.decode(row["outputs"], records=codec.plain_record)
+        types = {f.name: f.type for f in rlm.signature.outputs}
+        outputs = {n: value if value is None else coerce(types[n], value) for n, value in given.items()}
+        usage = Usage(**row["usage"])
+        mapped = Mapped(index, outputs, Termination(*row["termination"]), usage, row["error"])
+        return None if mapped.failed else mapped
+
+    def add(self, key: str, mapped: Mapped) -> None:
+        """Keep a result; it is in the file when this returns."""
+        why, usage = mapped.termination, mapped.usage
+        row = {
+            "index": mapped.index,
+            "key": key,
+            "outputs": codec.encode(dict(mapped.outputs)),
+            "termination": [why.kind, why.cause, why.detail],
+            "usage": {n: getattr(usage, n) for n in ("calls", "input_tokens", "output_tokens", "cost", "seconds")},
+            "error": mapped.error,
+        }
+        if self._fd is not None:
+            self._write(row)
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        assert self._fd is not None
+        line = codec.dumps(dict(row)) + b"\n"
+        while line:
+            line = line[os.write(self._fd, line) :]
+
+    def close(self) -> None:
+        """Let go of the file. May be called twice."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+def key_of(inputs: Mapping[str, Any]) -> str:
+    """What inputs are known by: a digest of their values, so that an element that was changed is run again."""
+    digest = hashlib.sha256()
+    for name in sorted(inputs):
+        digest.update(name.encode())
+        value = inputs[name]
+        text = value if isinstance(value, str) else codec.dumps(codec.encode(value)).decode("ascii")
+        digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32]
