@@ -500,6 +500,19 @@ def test_signals_to_workers_that_end_meanwhile_do_not_end_the_zygote():
     assert _zygote.zygote() is zygote
 
 
+def test_a_host_with_thousands_of_open_files_gets_a_zygote():
+    """A socket's number may be over what select() takes: in a server with many connections the first run works too."""
+    code = """
+import resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+files = [open(os.devnull) for _ in range(1500)]
+print(run("6 * 7").value)
+"""
+    done = script(code)
+    assert done.stdout == "42\n", done.stderr
+
+
 def test_a_host_that_dies_in_the_middle_of_a_request_leaves_no_zygote():
     """Half a message and then the end is an end, not a loop without one."""
     zygote = _zygote.Zygote()

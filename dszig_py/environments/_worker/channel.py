@@ -89,7 +89,9 @@ class Channel:
 
     def waiting(self) -> bool:
         """Whether something of the host's can be read."""
-        return bool(select.select([self._fd], [], [], 0)[0])
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _reply(self, key: int, slot: _Slot) -> dict[str, Any]:
         try:

@@ -75,12 +75,17 @@ class Zygote:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the host's terminal is the host's to handle
         send(self.control, {"ready": os.getpid(), **dataclasses.asdict(harden.available())})
         mute()
+        poll = (
+            select.poll()
+        )  # select() takes no number over 1,023, and the host's own decide which number this socket has
+        for sock in (self.control, self.ended):
+            poll.register(sock, select.POLLIN)
         while True:
-            ready = select.select([self.control, self.ended], [], [])[0]
-            if self.ended in ready:
+            ready = [fd for fd, _event in poll.poll()]
+            if self.ended.fileno() in ready:
                 self.ended.recv(4096)
                 self.reap()
-            if self.control in ready and not self.answer():
+            if self.control.fileno() in ready and not self.answer():
                 break
         for pid in self.pids.values():
             os.kill(pid, signal.SIGKILL)
