@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import functools
+import gc
 import json
 import os
 import subprocess
@@ -42,8 +43,10 @@ def results():
         os.environ["DSZIG_TEST_API_KEY"] = "sk-test"
         stack.callback(os.environ.pop, "DSZIG_TEST_API_KEY")
         zygote = _zygote.zygote()
+        gc.collect()  # what earlier tests left open
         before = len(os.listdir("/proc/self/fd"))
         found = asyncio.run(hostile.run(ProcessEnvironment()))
+        gc.collect()
         after = len(os.listdir("/proc/self/fd"))
     return {result.name: result for result in found}, zygote, before, after
 
