@@ -236,6 +236,11 @@ class ProcessSession(WorkerSession):
         )
         return plain and self._environment.kind() in self._zygote.kinds
 
+    def _sees_its_end(self) -> bool:
+        # The zygote obeys in order, so it is killed before anything else is started; going takes the kernel another
+        # millisecond, cut off from the host. What wrote files has to be gone before they are removed.
+        return self.scratch is not None
+
     def _is_up(self) -> None:
         self._zygote.kinds.add(self._environment.kind())
 

@@ -95,6 +95,10 @@ class WorkerSession:
     def _is_up(self) -> None:
         """A worker has come up."""
 
+    def _sees_its_end(self) -> bool:
+        """Whether a close waits for the socket's end, which proves that the process is gone."""
+        return True
+
     async def start(self) -> None:
         """Start a worker, bind everything. Raises :class:`EnvironmentFailure` where it does not come up.
 
@@ -333,7 +337,7 @@ class WorkerSession:
         self._signal(signal.SIGKILL)
 
     async def close(self) -> None:
-        """Kill the worker, end its calls, give the inputs back. The socket's end proves that the process is gone."""
+        """Kill the worker, end its calls, give the inputs back."""
         if self._closed:
             return
         self._closed = True
@@ -341,9 +345,9 @@ class WorkerSession:
         self._calls.cancel()
         self._kill()
         if self._link is not None:
-            self._link.drop()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._link.gone), 5)
-            if self._link.transport is not None:
-                self._link.transport.abort()
+            if self._sees_its_end():
+                self._link.drop()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(self._link.gone), 5)
+            self._link.break_off("the session was closed")
         await self._calls.ended()
