@@ -35,7 +35,7 @@ class Ours:
 
         made = DirectLM if kind == "direct" else LiteLLM
         self.lm = lambda name: made(f"openai/{name}", api_base=url, api_key="none")
-        self.rlms = {}
+        self.rlms, self.texts = {}, {}
 
     async def run(self, script, latency=0, megabytes=0, sub="sub.100", **more):
         from dszig_py import RLM, Budget
@@ -70,11 +70,10 @@ class Ours:
         """Many runs over one text, as an evaluation has them; eight at a time."""
         from dszig_py import RLM
 
-        rlm, text, at_once = (
-            RLM("text -> answer", lm=self.lm("ours.turns2.0")),
-            text_of(megabytes),
-            asyncio.Semaphore(8),
-        )
+        rlm, at_once = RLM("text -> answer", lm=self.lm("ours.turns2.0")), asyncio.Semaphore(8)
+        if megabytes not in self.texts:
+            self.texts[megabytes] = text_of(megabytes)
+        text = self.texts[megabytes]
 
         async def one():
             async with at_once:

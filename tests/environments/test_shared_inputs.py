@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import sys
 import threading
@@ -50,6 +51,12 @@ def largest(pid):
     with open(f"/proc/{pid}/maps") as file:
         spans = [re.match(r"([0-9a-f]+)-([0-9a-f]+)", line).groups() for line in file]
     return max(int(end, 16) - int(start, 16) for start, end in spans)
+
+
+def tables(pid):
+    """KiB of a process's page tables."""
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmPTE"))
 
 
 @given(st.text(alphabet=st.characters(), max_size=300), st.integers(1, 7))
@@ -130,6 +137,24 @@ def test_a_large_text_is_decoded_once_and_others_do_not_see_it():
         again = await opened("short")  # the zygote serves in order: what it was told before this is done
         assert largest(_zygote.zygote().pid) < len(text) // 2
         await again.close()
+
+    asyncio.run(main())
+
+
+def test_a_text_of_many_sessions_is_on_a_file_and_the_same_for_all():
+    """From the fourth session on forks copy no table for its pages: text of any width arrives whole, and stays it."""
+
+    async def main():
+        wide = "\u4f60\u597d end" * (8 * MB)
+        first = await opened(wide)
+        (alone,) = workers()
+        others = [await opened(wide) for _ in range(6)]
+        assert tables(max(workers())) < tables(alone) // 2
+        for session in (first, *others):
+            asked = "import hashlib; len(text), hashlib.sha256(text.encode()).hexdigest()"
+            done = await session.execute(asked)
+            assert done.value == repr((len(wide), hashlib.sha256(wide.encode()).hexdigest())), done
+        await asyncio.gather(*(session.close() for session in (first, *others)))
 
     asyncio.run(main())
 
