@@ -84,8 +84,7 @@ def written(report, folder):
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(report, indent=1) + "\n")
-    (folder / "RESULTS.md").write_text(markdown(report))
-    plots(report, folder)
+    (folder / "RESULTS.md").write_text(markdown(report, plots(report, folder)))
     shown(report)
 
 

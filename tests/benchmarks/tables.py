@@ -34,7 +34,7 @@ def shown(report):
     Console(width=150).print(table)
 
 
-def markdown(report):
+def markdown(report, pictures=()):
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     pieces = f", in {report['pieces']} pieces" if report.get("pieces") else ""
     lines = [
@@ -49,6 +49,7 @@ def markdown(report):
         *(f"Not measured: {name} ({why})." for name, why in report["peers"].items() if why != "measured"),
         *([f"Left out for time: {', '.join(report['left_out'])}."] if report["left_out"] else []),
         "",
+        *(f"![{name.replace('_', ' ')}]({name}.svg)\n" for name in pictures),
         f"| {' | '.join(HEADS)} |",
         f"|{'---|' * len(HEADS)}",
         *(f"| {' | '.join(cell.replace('|', '/') for cell in cells(row))} |" for row in report["rows"]),
@@ -58,14 +59,16 @@ def markdown(report):
 
 
 def plots(report, folder):
-    """Seconds over the size of the case, where matplotlib is installed."""
+    """Seconds over the size of the case, where matplotlib is installed; the names of the pictures."""
     try:
         import matplotlib as mpl
     except ImportError:
-        return
+        return []
     mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "benchmarks"  # the same picture is the same file
     from matplotlib import pyplot as plt
 
+    drawn = []
     for name, ending in (("fan_out", "sub-calls of 100 ms"), ("inputs", "MB input"), ("runs", "runs of 5 x 200 ms")):
         lines: dict[str, list[tuple[int, float]]] = {}
         for row in report["rows"]:
@@ -78,5 +81,7 @@ def plots(report, folder):
             axes.plot(*zip(*sorted(points), strict=True), marker="o", label=side)
         axes.set(xscale="log", yscale="log", xlabel=ending, ylabel="seconds")
         axes.legend(fontsize=7)
-        figure.savefig(folder / f"{name}.svg", bbox_inches="tight")
+        figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
         plt.close(figure)
+        drawn.append(name)
+    return drawn

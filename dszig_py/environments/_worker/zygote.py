@@ -46,7 +46,7 @@ MAX_RULESETS = 64
 MANY = 4  # workers with the same text; for fewer, the copy into a file costs more than it brings
 MAP_FIXED = 0x10  # mman.h, Linux: in place of what is mapped there
 MAX_FDS = 253  # SCM_MAX_FD of the kernel: what one message can carry
-WARM_UP = "import re\nfound = [m for m in re.findall('[a-c]', 'abcd')]\nprint(len(found))\nfound"
+WARM_UP = "x = 1\nx"  # no more: pages that the cells to come do not need would be copied for nothing
 # Bound now: a cell may put something else in their place.
 _on_signal, _get_ident, _flush = signal.signal, threading.get_ident, scratch.flush
 PRELOAD = (
