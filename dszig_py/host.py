@@ -62,19 +62,16 @@ class RunHost:
 
     def __post_init__(self) -> None:
         self.calls = Calls(self.run, self.ledger, self.publish)
-        # Blocking callables get a limiter of their own at each level: sixty sync tools that each call a sync RLM
-        # would wait for themselves on a shared one.
-        self._threads = anyio.CapacityLimiter(self.ledger.budget.max_concurrency)
-        self._own: dict[str, Callable[..., Awaitable[Any]]] = {"budget": self._budget}
-        if self.sub_calls_allowed:
-            self._own |= {
-                "llm_query": self._llm_query,
-                "llm_query_batched": self._llm_query_batched,
-                "predict": self._predict,
-                "predict_batched": self._predict_batched,
-                "rlm_query": self._rlm_query,
-                "rlm_query_batched": self._rlm_query_batched,
-            }
+
+    @functools.cached_property
+    def _threads(self) -> anyio.CapacityLimiter:
+        """Blocking callables get a limiter of their own at each level: sixty sync tools that each call a sync RLM would
+        wait for themselves on a shared one.
+        """
+        return anyio.CapacityLimiter(self.ledger.budget.max_concurrency)
+
+    def _is_here(self, name: str) -> bool:
+        return name in _OWN and (self.sub_calls_allowed or name == "budget")
 
     @property
     def functions(self) -> dict[str, str]:
@@ -83,18 +80,18 @@ class RunHost:
 
     def callables(self) -> list[tuple[str, str, str]]:
         """(name, signature, documentation), for the contract."""
-        own = [(n, *prompts.CALLABLES[n]) for n in prompts.CALLABLES if n in self._own or n == "SHOW_VARS"]
+        own = [told for told in _TOLD if self._is_here(told[0]) or told[0] == "SHOW_VARS"]
         return [*own, *((t.name, t.signature, t.doc) for t in self.tools.values())]
 
     async def call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """One call from inside. Raises :class:`CallRefused`, which the cell sees at the line of the call."""
         if name in self.tools:
             return await self._tool(self.tools[name], args, kwargs)
-        function = self._own.get(name)
-        if function is None:
+        if not self._is_here(name):
             raise CallRefused(f"{name} is not available here", "NameError")
+        function, signature = _OWN[name]
         try:
-            bound = inspect.signature(function).bind(*args, **kwargs)
+            bound = signature.bind(self, *args, **kwargs)
         except TypeError as error:
             raise CallRefused(f"{name}: {error}. Call {prompts.CALLABLES[name][0]}", "TypeError") from None
         return await function(*bound.args, **bound.kwargs)
@@ -322,6 +319,15 @@ class RunHost:
 
     def _recorded(self, kind: str, prompt: Any, batch: str, index: int) -> AbstractContextManager[OpenCall]:
         return self.calls.recorded(kind, prompt, batch, index)
+
+
+_TOLD = [(name, *told) for name, told in prompts.CALLABLES.items()]
+# Of the class and not bound: seven methods a run that know it would keep it until a garbage collection.
+_OWN: dict[str, tuple[Callable[..., Awaitable[Any]], inspect.Signature]] = {
+    name: (function, inspect.signature(function))
+    for name in ("budget", "llm_query", "llm_query_batched", "predict", "predict_batched", "rlm_query", "rlm_query_batched")
+    for function in (getattr(RunHost, f"_{name}"),)
+}
 
 
 def _inputs_of(signature: Signature, inputs: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ from dszig_py import telemetry
 from dszig_py.events import Event, Subscriber, worth_keeping
 from dszig_py.trace import Tracer
 
-__all__ = ["Courier", "Listeners", "Place", "published"]
+__all__ = ["Courier", "Listeners", "Place"]
 
 Place = str | os.PathLike[str]
 
@@ -75,7 +75,7 @@ class Courier:
         while isinstance(event := self._events.get(), Event):
             try:
                 self._consumer(event)
-            except Exception:  # foreign code: whatever it fails by, the run was not asked to fail by it
+            except BaseException:  # foreign code: whatever it fails by, sys.exit() too, ends nothing but that call
                 if not self._told:
                     logger.warning("a consumer of events failed; the run goes on", exc_info=True)
                 self._told = True
@@ -99,16 +99,23 @@ class Listeners:
     @asynccontextmanager
     async def told(self) -> AsyncGenerator[Subscriber]:
         """A callable that tells all of them, for as long as one run takes; in the context of whoever calls it."""
+        spans = telemetry.telemetry(self.telemetry, self.secrets)
+        if spans is None and not (self.trace or self.on_event or self.verbose or self.inline):
+            yield _nobody
+            return
         consumers: list[Subscriber] = [] if self.on_event is None else [self.on_event]
         if self.verbose:
             from dszig_py.render import progress
 
             consumers.append(progress.verbose())
-        spans = telemetry.telemetry(self.telemetry, self.secrets)
+        couriers = [Courier(consumer) for consumer in consumers]
         with ExitStack() as stack:
             tracers = [stack.enter_context(tracer) for tracer in self._tracers()]
-            async with published([*tracers, *([] if spans is None else [spans]), *self.inline], consumers) as tell:
-                yield tell
+            try:
+                yield _all_of([*tracers, *([] if spans is None else [spans]), *self.inline, *couriers])
+            finally:  # consumers are given time to catch up
+                for courier in couriers:
+                    await courier.close()
 
     def _tracers(self) -> list[Tracer]:
         if self.trace is None:
@@ -117,18 +124,7 @@ class Listeners:
         return [place if isinstance(place, Tracer) else Tracer(place, secrets=self.secrets) for place in places]
 
 
-@asynccontextmanager
-async def published(inline: Sequence[Subscriber], consumers: Sequence[Subscriber]) -> AsyncGenerator[Subscriber]:
-    """A callable that tells everybody, for as long as a run takes; at the end consumers are given time to catch up."""
-    couriers = [Courier(consumer) for consumer in consumers]
-    try:
-        yield _all_of([*inline, *couriers])
-    finally:
-        for courier in couriers:
-            await courier.close()
-
-
-def _all_of(subscribers: Sequence[Callable[[Event], None]]) -> Subscriber:
+def _all_of(subscribers: Sequence[Subscriber]) -> Subscriber:
     def publish(event: Event) -> None:
         for subscriber in subscribers:
             try:
@@ -137,3 +133,7 @@ def _all_of(subscribers: Sequence[Callable[[Event], None]]) -> Subscriber:
                 continue
 
     return publish
+
+
+def _nobody(event: Event) -> None:
+    """Where nobody listens."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -89,8 +89,7 @@ async def run(
 
     Raises InputError before any model call; LMError, EnvironmentFailure and whatever cancels it, with ``.prediction``.
     """
-    budgets = [plan.budget, *([] if shared is None else [shared.ledger.budget])]
-    if any(budget.max_cost is not None for budget in budgets):
+    if plan.budget.max_cost is not None or (shared is not None and shared.ledger.budget.max_cost is not None):
         await _check_prices(plan)
     ledger = Ledger(plan.budget, within=None if shared is None else shared.ledger)
     gate = Gate(plan.budget.max_concurrency) if shared is None else shared.gate
@@ -171,9 +170,7 @@ class _Run:
                 self.host.outbox.attach(session, self.contract.writes[0], self.plan.environment.name)
             await self.brought.into(session)
             self.record.begin()
-            with anyio.move_on_after(_seconds_left(self.ledger.soft_deadline)) as soft:
-                await self._loop(session)
-            if soft.cancelled_caught:
+            if not await _in_time(self.ledger.soft_deadline, self._loop(session)):
                 self._out_of_time()
             if self.record.ended is not None and self.record.ended.cause == "budget":
                 await self._extract()
@@ -206,17 +203,18 @@ class _Run:
         if not route.direct:
             return False
         self.record.begin()
-        with anyio.move_on_after(_seconds_left(self.ledger.deadline)) as scope:
-            problem = await self._direct()
-            if problem and asked == "auto":
-                self.record.route = f"loop: {route.reason}, but the direct call failed: {problem}"
-            elif problem:
-                self.record.end("error", "model", problem)
-        if scope.cancelled_caught:
+        if not await _in_time(self.ledger.deadline, self._direct(asked, route)):
             self._out_of_time()
         return self.record.ended is not None
 
-    async def _direct(self) -> str:
+    async def _direct(self, asked: str, route: routing.Route) -> None:
+        problem = await self._called()
+        if problem and asked == "auto":
+            self.record.route = f"loop: {route.reason}, but the direct call failed: {problem}"
+        elif problem:
+            self.record.end("error", "model", problem)
+
+    async def _called(self) -> str:
         """The typed call, recorded as iteration 0; what was wrong with it, if anything."""
         execution = Execution()
         decision = Decision(0, self.ledger.usage)
@@ -240,7 +238,7 @@ class _Run:
                 index = self.ledger.begin_iteration()
                 compaction = await self.history.compacted(self.record.iterations, self._view, self.policy, session)
                 decision = self.record.deciding(index, compaction)
-                action = await self.policy.decide(replace(self._view(), on_text=self._heard(index)))  # 3
+                action = await self.policy.decide(self._view(self._heard(index)))  # 3
             except Exhausted as limit:
                 self.record.end(limit.limit, "budget", str(limit))
                 return
@@ -290,7 +288,7 @@ class _Run:
     async def _execute(self, session: Session, action: Action) -> Execution:
         """The action's cells in order, until one submits or fails."""
         done: list[Execution] = []
-        for number, cell in enumerate(action.cells, 1):
+        for cell in action.cells:
             await self.brought.before(cell, session)
             if self.host.outbox is not None:
                 self.host.outbox.reopen()
@@ -300,8 +298,8 @@ class _Run:
             if done[-1].submission is not None:
                 break
             if done[-1].error or done[-1].lost:
-                if number < len(action.cells):
-                    skipped = f"\n[block {number} of {len(action.cells)} failed; the later blocks were not run]"
+                if len(done) < len(action.cells):
+                    skipped = f"\n[block {len(done)} of {len(action.cells)} failed; the later blocks were not run]"
                     done[-1] = replace(done[-1], error=f"{done[-1].error}{skipped}".lstrip("\n"))
                 break
         return joined(done, self.plan.max_output_chars)
@@ -309,26 +307,29 @@ class _Run:
     async def _extract(self) -> None:
         """One reserved call reads the history and fills the outputs; a field it cannot fill is None."""
         started, before = time.monotonic(), self.ledger.usage
-        error = ""
+        error = "no time was left"
         raw: dict[str, Any] = {}
-        with anyio.move_on_after(_seconds_left(self.ledger.deadline)) as scope:
+
+        async def ask() -> None:
+            nonlocal error, raw
             try:
-                raw = await self.policy.extract(self._view())
+                raw, error = await self.policy.extract(self._view()), ""
             except (Exhausted, LMError) as failure:
                 error = str(failure)
-        if scope.cancelled_caught:
-            error = "no time was left"
+
+        await _in_time(self.ledger.deadline, ask())
         self.record.outputs, problem = await self.host.extracted(raw)
         error = error or problem
         self.host.calls.budget_changed()
         self.record.extracted(raw, error, self.ledger.usage.since(before), time.monotonic() - started)
 
-    def _view(self) -> View:
+    def _view(self, on_text: OnText | None = None) -> View:
         left = self.ledger.remaining()
         if left.iters is not None:  # the one being decided is still the model's to use
             left = replace(left, iters=left.iters + 1)
         told = prompts.remaining(left, refused=self.ledger.refused or "")
-        return View(self.contract, self.history.recent(self.record.iterations), told, self.ledger, self.history.summary)
+        recent, summary = self.history.recent(self.record.iterations), self.history.summary
+        return View(self.contract, recent, told, self.ledger, summary, on_text)
 
     def _out_of_time(self) -> None:
         seconds = self.plan.budget.max_seconds
@@ -337,8 +338,14 @@ class _Run:
         )
 
 
-def _seconds_left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+async def _in_time(deadline: float | None, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether ``work`` came to its end before ``deadline``; what was left of it then is cancelled."""
+    if deadline is None:
+        await work
+        return True
+    with anyio.move_on_after(max(0.0, deadline - time.monotonic())) as scope:
+        await work
+    return not scope.cancelled_caught
 
 
 async def _over(*_: Any) -> Prediction:

@@ -170,27 +170,51 @@ def done_values(frame: dict[str, Any]) -> dict[str, Any]:
 
 
 class CellClock:
-    """A cell's own seconds: runs while no host call is outstanding, then calls ``expired`` once."""
+    """A cell's own seconds: runs while no host call is outstanding, then calls ``expired`` once a cell.
+
+    One timer serves all cells of a session and all their calls: when it rings it is looked at what is left, and set again
+    for that. One for each stretch would be a timer a call, and asyncio keeps those that were cancelled.
+    """
 
     def __init__(self, seconds: float, expired: Callable[[], None]) -> None:
-        self._left = seconds
+        self._seconds = self._left = seconds
         self._expired = expired
-        self._since = 0.0
+        self._since: float | None = None  # on the loop's clock; None while it stands
         self._over = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def run(self) -> None:
-        if self._timer is None and not self._over:
-            loop = asyncio.get_running_loop()
-            self._since = loop.time()
-            self._timer = loop.call_later(max(self._left, 0.0), self._end)
+    def begin(self) -> None:
+        """A new cell, which has all of its seconds."""
+        self._left, self._since, self._over = self._seconds, None, False
 
-    def _end(self) -> None:
-        self._over = True
-        self._expired()
+    def run(self) -> None:
+        if self._since is not None or self._over:
+            return
+        loop = asyncio.get_running_loop()
+        self._since = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(max(self._left, 0.0), self._ring)
 
     def hold(self) -> None:
+        if self._since is not None:
+            self._left -= asyncio.get_running_loop().time() - self._since
+            self._since = None
+
+    def stop(self) -> None:
+        """The session is over."""
+        self._over = True
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-            self._left -= asyncio.get_running_loop().time() - self._since
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._since is None:
+            return  # set again when it runs again
+        loop = asyncio.get_running_loop()
+        left = self._left - (loop.time() - self._since)
+        if left > 0:
+            self._timer = loop.call_later(left, self._ring)
+            return
+        self.hold()
+        self._over = True
+        self._expired()

@@ -22,6 +22,8 @@ from concurrent import futures
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from dszig_py.environments import _output
 from dszig_py.environments._lane import Lane, Stoppable
 from dszig_py.environments._link import CellClock
@@ -106,7 +108,7 @@ class InProcessSession:
         self._in_a_row = 0
         self._tasks: set[asyncio.Task[dict[str, Any]]] = set()
         self._context = contextvars.copy_context()
-        self._clock: CellClock | None = None
+        self._clock = CellClock(seconds, self._stop)
         self._cell: _Cell | None = None
         self._done: asyncio.Future[dict[str, Any]] | None = None
         self._in_flight = self._number = 0
@@ -162,7 +164,7 @@ class InProcessSession:
         current = self._cell = _Cell(self._number, code, cell.Output(self._chars))
         self._writer.output = current.output
         done = self._done = self._lane.run(self._run, current, self._writer)
-        self._clock = CellClock(self._seconds, self._stop)
+        self._clock.begin()
         try:
             self._clock.run()
             result = await done
@@ -173,7 +175,7 @@ class InProcessSession:
             raise
         finally:
             self._clock.hold()
-            self._cell = self._clock = self._done = None
+            self._cell = self._done = None
         return self._execution(current.output, result, time.monotonic() - started)
 
     def _run(self, current: _Cell, writer: _output.Writer) -> dict[str, Any]:
@@ -294,7 +296,7 @@ class InProcessSession:
 
     def _calls_in_flight(self, change: int) -> None:
         self._in_flight += change
-        if self._clock is not None:
+        if self._cell is not None:
             (self._clock.hold if self._in_flight else self._clock.run)()
 
     def _print(self, *values: Any, file: Any = None, **options: Any) -> None:
@@ -332,18 +334,20 @@ class InProcessSession:
             return
         self._closed = True
         self._cancel_calls()
+        self._clock.stop()
         if self._cell is not None:
             self._cell.stop(self._too_late)
         closing = self._lane.run(self._repl.close)
         self._lane.stop()
-        await asyncio.wait([closing], timeout=_CLOSE_SECONDS)
-        _output.leave(vars(self._repl.builtins))
-        for number in range(1, self._number + 1):
-            linecache.cache.pop(f"<cell {number}{self._label}>", None)
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.scratch is not None:
-            self.scratch.close()
+        with anyio.CancelScope(shield=True):  # a run that was cancelled closes, too
+            await asyncio.wait([closing], timeout=_CLOSE_SECONDS)
+            _output.leave(vars(self._repl.builtins))
+            for number in range(1, self._number + 1):
+                linecache.cache.pop(f"<cell {number}{self._label}>", None)
+            if self._tasks:
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self.scratch is not None:
+                self.scratch.close()
 
 
 def _by_value(name: str, value: Any) -> Any:

@@ -8,6 +8,7 @@ run here, and the refusal names the ways out.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,8 @@ class Boundary:
     isolation: Isolation
 
 
-def facts() -> dict[str, Any]:
+@functools.cache
+def facts() -> Mapping[str, Any]:
     """What this machine offers: ``arch``, ``landlock`` (ABI, 0 for none), ``seccomp``, ``seatbelt``."""
     return {**dataclasses.asdict(harden.available()), "seatbelt": has_seatbelt()}
 
@@ -112,6 +114,21 @@ def boundary(
     """
     if not has_boundary(facts):
         raise EnvironmentFailure(refusal(facts))
+    known = tuple(sorted(facts.items()))
+    return _boundary(known, tuple(read), memory, cpu_seconds, tuple(packages), tuple(given), written)
+
+
+@functools.lru_cache(maxsize=64)  # of all sessions that are alike
+def _boundary(
+    known: tuple[tuple[str, Any], ...],
+    read: tuple[str, ...],
+    memory: int | None,
+    cpu_seconds: int | None,
+    packages: tuple[str, ...],
+    given: tuple[str, ...],
+    written: int,
+) -> Boundary:
+    facts = dict(known)
     mac = bool(facts.get("seatbelt"))
     strict = not mac and not facts["landlock"]
     policy = {"read": list(read), "address_space": memory, "cpu_seconds": cpu_seconds, "strict": strict}

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from dszig_py.environments import _zygote, inputs
 from dszig_py.environments._link import Link
 from dszig_py.environments._opening import off_loop, packed_inputs, size_in_bytes, started
@@ -144,7 +146,7 @@ class ProcessSession(WorkerSession):
         )
         self.scratch = scratch
         self._watching: asyncio.Task[None] | None = None
-        self._emptied, self._emptying = True, asyncio.Lock()
+        self._emptied, self._emptying = True, None if scratch is None else asyncio.Lock()
 
     async def start(self) -> None:
         """Start a worker, and see to it that its scratch folder holds no more than it may."""
@@ -174,8 +176,10 @@ class ProcessSession(WorkerSession):
 
     async def _empty(self) -> None:
         """Empty a folder that was too full, once its worker is gone and before there is another."""
+        if self.scratch is None or self._emptying is None:
+            return
         async with self._emptying:
-            if self.scratch is not None and not self._emptied:
+            if not self._emptied:
                 await off_loop(self.scratch.empty)
                 self._emptied = True
 
@@ -183,8 +187,10 @@ class ProcessSession(WorkerSession):
         """End the worker, then remove its scratch folder."""
         if self._watching is not None:
             self._watching.cancel()
-        await super().close()
-        if self.scratch is not None:
+        if self.scratch is None:
+            return await super().close()
+        with anyio.CancelScope(shield=True):  # a run that was cancelled closes, too
+            await super().close()
             try:
                 await off_loop(self.scratch.close)
             except RuntimeError:  # the loop's threads have ended already

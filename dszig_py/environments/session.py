@@ -63,10 +63,12 @@ class WorkerSession:
         self._link: Link | None = None
         self._answers: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._calls = CallsInside(host, self._abort)
+        self._clock = CellClock(self._seconds, self._interrupt)
         self._number = 0
         self._names: list[str] = []
         self._losses = 0
-        self._closed = self._starting = False
+        self._closed = False
+        self._starting: asyncio.Future[dict[str, Any]] | None = None  # what a worker says that is on its way
         self._carried = Snapshot()  # from runs before this one
         self._told = True  # the model knows of the last worker's end, if it has ended
         self._renewed = False  # that end was ours
@@ -106,20 +108,21 @@ class WorkerSession:
         """
         ready = self._answers["ready"] = asyncio.get_running_loop().create_future()
         self._link = await self._connect(lambda: Link(self._max_frame, self._on_frame))
-        self._starting = True
+        self._link.gone.add_done_callback(self._worker_gone)
+        self._starting = ready
         ready.add_done_callback(self._bind)
         if not self._sure():
             await self._started()
 
     async def _started(self) -> None:
         """Wait for the worker, if it is on its way. Raises :class:`EnvironmentFailure` where it does not come up."""
-        if not self._starting:
+        ready = self._starting
+        if ready is None:
             return
         assert self._link is not None
-        ready = self._answers["ready"]
         seconds = _START_SECONDS + self._packed.size / _START_BYTES
         await asyncio.wait([ready, self._link.gone], return_when=asyncio.FIRST_COMPLETED, timeout=seconds)
-        self._starting = False
+        self._starting = None
         if not (ready.done() or self._link.gone.done()):
             self._link.break_off(f"it was not ready after {seconds:.0f} s")
             self._kill()
@@ -131,7 +134,7 @@ class WorkerSession:
 
     def _bind(self, ready: asyncio.Future[dict[str, Any]]) -> None:
         """Send the worker what it is to know, now that it is up: to one that failed, writing would lose what it said."""
-        if ready.cancelled() or "error" in ready.result() or ready is not self._answers["ready"]:
+        if ready.cancelled() or "error" in ready.result() or ready is not self._starting:
             return
         assert self._link is not None
         carried = [list(pair) for pair in self._carried.values]
@@ -149,7 +152,7 @@ class WorkerSession:
         if self._closed:
             raise EnvironmentFailure("the session is closed")
         lost = ""
-        if not self._starting and (self._link is None or self._link.gone.done()):
+        if self._starting is None and (self._link is None or self._link.gone.done()):
             lost = "" if self._told else self._loss()  # it ended between two cells
             self._calls.cancel()
             await self.start()
@@ -162,25 +165,33 @@ class WorkerSession:
         self._number += 1
         started = time.monotonic()
         done = self._answers["done"] = asyncio.get_running_loop().create_future()
-        clock = CellClock(self._seconds, self._interrupt)
-        self._calls.cell_begins(clock)
+        self._clock.begin()
+        self._calls.cell_begins(self._clock)
         frame = {"t": "exec", "x": self._number, "number": self._number, "code": code}
         self._link.send({**frame, "out": self._limits.output_chars, "seconds": self._seconds})
+        if self._link.gone.done():
+            self._worker_gone(self._link.gone)
         try:
-            clock.run()
-            await asyncio.wait([done, self._link.gone], return_when=asyncio.FIRST_COMPLETED)
+            self._clock.run()
+            found = await done  # one future for both ends of it: asyncio.wait made another fourteen objects a cell
         except asyncio.CancelledError:
             # The cell would otherwise run on and hold up what is asked of the session next; so would its calls.
             self._calls.cancel()
             self._kill()
             raise
         finally:
-            clock.hold()
+            self._clock.hold()
             self._calls.clock = None
-        if not done.done():
+        if not found:
             return self._lost(time.monotonic() - started)
         self._losses = 0
-        return self._execution(done.result(), time.monotonic() - started)
+        return self._execution(found, time.monotonic() - started)
+
+    def _worker_gone(self, gone: asyncio.Future[str]) -> None:
+        """A cell that its worker leaves behind ends without an answer."""
+        done = self._answers.get("done")
+        if done is not None and not done.done() and self._link is not None and self._link.gone is gone:
+            done.set_result({})
 
     def _execution(self, done: dict[str, Any], seconds: float) -> Execution:
         self._names = done["names"]
@@ -276,10 +287,13 @@ class WorkerSession:
             return
         if kind == "done" and frame["x"] != self._number:
             raise ValueError("an answer to another execution")
-        answer = self._answers.get({"failed": "ready"}.get(kind, kind))
-        if answer is None or answer.done():
+        told, kind = done_values(frame) if kind == "done" else frame, {"failed": "ready"}.get(kind, kind)
+        answer = self._answers.get(kind)
+        if answer is None or (answer.done() and not answer.cancelled()):
             raise ValueError("an answer nobody asked for")
-        answer.set_result(done_values(frame) if kind == "done" else frame)
+        del self._answers[kind]
+        if not answer.cancelled():  # whoever asked was cancelled, and the worker did not know that yet
+            answer.set_result(told)
 
     async def variables(self) -> dict[str, str]:
         found = (await self._asked({"t": "vars"}, "vars")).get("vars")
@@ -341,6 +355,7 @@ class WorkerSession:
         if self._closed:
             return
         self._closed = True
+        self._clock.stop()
         self._packed.release()  # the worker has its own
         self._calls.cancel()
         self._kill()

@@ -35,7 +35,7 @@ class Gate:
     """Concurrency, retries and accounting of one tree's model calls. Lives in one event loop."""
 
     def __init__(self, max_concurrency: int, *, on_wait: Callable[[float], None] | None = None) -> None:
-        self._slots = anyio.CapacityLimiter(max_concurrency)
+        self._slots = limiter.Limiter(max_concurrency)
         self._resume_at = 0.0
         self._most: dict[str, tuple[int, float]] = {}
         self._on_wait = on_wait

@@ -1,7 +1,8 @@
-"""How many model calls the whole process has in flight, whatever trees, threads and event loops they come from.
+"""How many model calls are in flight: of one tree (``Budget.max_concurrency``), and of the whole process, whatever trees,
+threads and event loops they come from.
 
-A tree has its own limit (``Budget.max_concurrency``); this one is for sixty-four trees at once. It belongs to no event loop:
-an anyio or asyncio limiter that is used from two loops hangs one of them. First come, first served.
+A limiter belongs to no event loop: an anyio or asyncio one that is used from two loops hangs one of them, and anyio's lets
+every other task run before it gives a free slot, which a tenth of a call's cost here went to. First come, first served.
 """
 
 from __future__ import annotations
