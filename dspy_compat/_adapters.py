@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 import inspect
 import time
+import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import dspy
 
+from dszig_py.annotations import type_text
 from dszig_py.errors import LMError
 from dszig_py.lm.base import Reply, Request, estimated_usage
+from dszig_py.tools import Tool
 from dszig_py.usage import Usage
 
-__all__ = ["CallRecorder", "DspyLM", "in_thread", "tool_function"]
+__all__ = ["CallRecorder", "DspyLM", "in_thread", "own_tool", "provider_failed"]
 
 
 class CallRecorder:
@@ -104,7 +108,7 @@ class DspyLM:
         try:
             with recorder.context():
                 answer = await self._answer(lm, request)
-        except dspy.LMError as error:
+        except Exception as error:  # a sub_lm is anybody's code
             raise LMError(f"{type(error).__name__}: {error}") from error
         text = _text_of(answer)
         seconds = time.perf_counter() - started
@@ -132,6 +136,18 @@ class DspyLM:
         return [answered.reply]
 
 
+def provider_failed(error: BaseException) -> bool:
+    """Whether an exception comes out of a model's call: dspy's own kinds, and whatever an LM of anybody's make raises.
+
+    By its traceback, since dspy lets the latter through as it is. Rejected: calling every exception of a decision the
+    provider's, which would make outcomes of bugs in adapters and in what stands for a predictor.
+    """
+    if isinstance(error, dspy.LMError):
+        return True
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(isinstance(frame.f_locals.get("self"), dspy.BaseLM) for frame in frames)
+
+
 def _has_own_async(lm: Any) -> bool:
     """Whether ``acall`` really awaits: a legacy LM that only defines ``forward``, or an engine of the sync kind only, must
     run in a thread.
@@ -155,16 +171,56 @@ def _text_of(answer: Any) -> str:
     return text
 
 
-def tool_function(tool: Any) -> Callable[..., Any]:
-    """A ``dspy.Tool`` as a plain function of the same signature; dspy's coercion and callbacks stay in place."""
+def own_tool(name: str, tool: Any) -> Tool:
+    """A ``dspy.Tool`` as one of ours. Where its function takes ``**kwargs`` and its ``args`` say which, as of MCP and
+    LangChain tools, the contract has those, and dspy alone judges them.
+    """
+    declared = _declared(tool)
+    function = _tool_function(tool, declared)
+    made = Tool.of(name, function)
+    if declared is None:
+        return made
+    function.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+            inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
+        ]
+    )
+    told = [_parameter(arg, schema, (tool.arg_types or {}).get(arg, Any)) for arg, schema in declared.items()]
+    return replace(made, signature=f"{name}({', '.join(told)})")
+
+
+def _declared(tool: Any) -> dict[str, Any] | None:
+    """The parameters that only the tool's ``args`` tell of."""
+    try:
+        own = inspect.signature(tool.func).parameters
+    except (TypeError, ValueError):  # of a builtin
+        return None
+    args: dict[str, Any] = tool.args or {}
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in own.values())
+    return args if takes_any and not set(args) <= set(own) else None
+
+
+def _parameter(name: str, schema: Mapping[str, Any], tp: Any) -> str:
+    kind = schema.get("type", "") if tp is Any else type_text(tp)
+    default = f" = {schema['default']!r}" if "default" in schema else ""
+    return f"{name}{f': {kind}' if isinstance(kind, str) and kind else ''}{default}"
+
+
+def _tool_function(tool: Any, declared: Mapping[str, Any] | None) -> Callable[..., Any]:
+    """A plain function of the tool's signature; dspy's coercion and callbacks stay in place."""
     function = tool.func
 
     def named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         if not args:
             return kwargs
-        return dict(inspect.signature(function).bind_partial(*args).arguments) | kwargs
+        if declared is None:
+            return dict(inspect.signature(function).bind_partial(*args).arguments) | kwargs
+        if len(args) > len(declared):
+            raise TypeError(f"{tool.name} takes {', '.join(declared)}")
+        return dict(zip(declared, args, strict=False)) | kwargs
 
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004 whether calling it awaits
 
         async def call_async(*args: Any, **kwargs: Any) -> Any:
             return await tool.acall(**named(args, kwargs))

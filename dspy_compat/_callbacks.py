@@ -25,41 +25,56 @@ from dszig_py.events import (
 if TYPE_CHECKING:
     from dspy_compat._module import RLM
 
-__all__ = ["subscriber"]
+__all__ = ["Callbacks"]
+
+_running: set[asyncio.Future[Any]] = set()  # also those a run did not wait for: the loop itself holds tasks only weakly
+FLUSH_SECONDS = 1.0  # how long a run that is over waits for asynchronous callbacks
 
 logger = logging.getLogger(__name__)
-_pending: set[asyncio.Future[Any]] = set()  # the loop itself holds tasks only weakly
 
 
-def subscriber(module: RLM) -> Callable[[Event], None]:
-    """What hears the events of one run, for the callbacks of dspy's settings and of the module."""
-    callbacks = [*(dspy.settings.get("callbacks") or []), *module.callbacks]
-    told: list[Callable[[Event], None]] = [_callback(callback, module) for callback in callbacks]
-    told += status_messages(callbacks, module)
+class Callbacks:
+    """What hears the events of one run, for the callbacks of dspy's settings and of the module.
 
-    def publish(event: Event) -> None:
-        for tell in told:
+    Asynchronous ones run beside the run, which waits for them at its end: ``asyncio.run`` would cancel what is left.
+    """
+
+    def __init__(self, module: RLM) -> None:
+        callbacks = [*(dspy.settings.get("callbacks") or []), *module.callbacks]
+        self._told: list[Callable[[Event], None]] = [self._of(callback, module) for callback in callbacks]
+        self._told += status_messages(callbacks, module)
+        self._pending: set[asyncio.Future[Any]] = set()
+
+    def __call__(self, event: Event) -> None:
+        for tell in self._told:
             try:
                 tell(event)
             except Exception:
                 logger.warning("a callback failed", exc_info=True)
 
-    return publish
+    async def finished(self) -> None:
+        """Return when the asynchronous ones have; one that takes longer than a second goes on alone."""
+        if self._pending:
+            await asyncio.wait([*self._pending], timeout=FLUSH_SECONDS)
 
+    def _of(self, callback: Any, module: RLM) -> Callable[[Event], None]:
+        def tell(event: Event) -> None:
+            name, arguments = _named(event)
+            method = getattr(callback, name, None) if name else None
+            if method is None:
+                return
+            result = method(instance=module, **arguments)
+            if inspect.isawaitable(result):
+                future = asyncio.ensure_future(_guarded(result))
+                _running.add(future)
+                self._pending.add(future)
+                future.add_done_callback(self._done)
 
-def _callback(callback: Any, module: RLM) -> Callable[[Event], None]:
-    def tell(event: Event) -> None:
-        name, arguments = _named(event)
-        method = getattr(callback, name, None) if name else None
-        if method is None:
-            return
-        result = method(instance=module, **arguments)
-        if inspect.isawaitable(result):
-            future = asyncio.ensure_future(_guarded(result))
-            _pending.add(future)
-            future.add_done_callback(_pending.discard)
+        return tell
 
-    return tell
+    def _done(self, future: asyncio.Future[Any]) -> None:
+        self._pending.discard(future)
+        _running.discard(future)
 
 
 async def _guarded(result: Any) -> None:

@@ -1,7 +1,7 @@
 """A run as a reviewer would tell it to whoever rewrites the instructions: for GEPA metrics.
 
-No timings and no costs (they would teach noise), inputs by name and size only, at most 4,000 characters whatever the size
-of what was read.
+No timings and no costs (they would teach noise), inputs by name and size only, at most 4 KB whatever the size of what was
+read, and in whatever script.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dszig_py.trajectory import Iteration, SubCall, Trajectory
 
 __all__ = ["feedback"]
 
-MAX_CHARS = 4_000
+MAX_BYTES = 4_096
 _ENDS = {
     "submitted": "It ended by SUBMIT.",
     "max_iters": "It ran out of iterations without a SUBMIT: it should submit what it has before the last one.",
@@ -30,11 +30,22 @@ def feedback(prediction: Any) -> str:
 
     Raises ``TypeError`` for a prediction without a run.
     """
-    run = getattr(prediction, "run", None) or getattr(prediction, "trajectory", None)
-    if not isinstance(run, Trajectory):
+    about: dict[str, Any] = getattr(prediction, "_about", {})  # an output may be called run
+    told = (about.get("run"), getattr(prediction, "run", None), getattr(prediction, "trajectory", None))
+    run = next((one for one in told if isinstance(one, Trajectory)), None)
+    if run is None:
         raise TypeError("feedback() takes a prediction of dspy_compat.RLM, which carries its run")
     parts = [_task(run), _end(run), *_waste(run), "What it did:", *(_iteration(i) for i in _chosen(run))]
-    return truncate(clean("\n".join(part for part in parts if part)), MAX_CHARS)
+    return _within(clean("\n".join(part for part in parts if part)), MAX_BYTES)
+
+
+def _within(text: str, most: int) -> str:
+    """Head and tail of ``text`` in at most ``most`` bytes of UTF-8."""
+    cut, chars = text, most
+    while len(cut.encode()) > most:
+        cut = truncate(text, chars)
+        chars = chars * 9 // 10
+    return cut
 
 
 def _task(run: Trajectory) -> str:

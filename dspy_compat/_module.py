@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RLM"]
 
+_STOCK_STEPS = ("generate_action", "extract")  # of every saved RLM, dspy's too
+
 
 class RLM(dspy.Module):
     """A Recursive Language Model as a DSPy module: inputs are variables of a REPL, SUBMIT gives typed outputs.
@@ -88,7 +90,8 @@ class RLM(dspy.Module):
         self.environment = environment
         self.check = check
         self.on_event = on_event
-        self.trace, self.secrets, self.telemetry = trace, tuple(secrets), telemetry
+        self.trace, self.telemetry = trace, telemetry
+        self.secrets = (secrets,) if isinstance(secrets, str) else tuple(secrets)
         self.output_dir = None if output_dir is None else os.fspath(output_dir)
         self._interpreter_factory = interpreter_factory
         action = action_signature(self.strategy, environments.language(environment))
@@ -132,6 +135,13 @@ class RLM(dspy.Module):
     def deepcopy(self) -> RLM:
         """A copy with demos, signatures and options of its own."""
         return _run.relinked(super().deepcopy())
+
+    def load_state(self, state: dict[str, Any], **options: Any) -> None:
+        """As dspy's. Skills and ``compact``, which a program saved without them has no state for, stay as they are."""
+        own = {
+            name: None for name, step in self.named_parameters() if name not in _STOCK_STEPS and isinstance(step, Step)
+        }
+        super().load_state({**own, **state}, **options)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(_run.migrated(state))

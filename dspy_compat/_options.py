@@ -34,6 +34,8 @@ class Options:
         for name, allowed in _ALLOWED.items():
             if (given := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {allowed[0]!r} or {allowed[1]!r}, not {given!r}")
+        if not isinstance(self.max_output_chars, int):
+            raise ValueError(f"max_output_chars is a number of characters, not {self.max_output_chars!r}")  # noqa: TRY004 as dspy's own class
 
     def dump(self) -> dict[str, Any]:
         """What differs from the defaults, as data JSON can hold."""

@@ -13,7 +13,7 @@ import dspy
 from dspy.primitives.repl_types import REPLEntry, REPLHistory
 from dspy.utils.exceptions import AdapterParseError
 
-from dspy_compat._adapters import CallRecorder, in_thread
+from dspy_compat._adapters import CallRecorder, in_thread, provider_failed
 from dszig_py import prompts
 from dszig_py.errors import LMError
 from dszig_py.language import Language
@@ -34,9 +34,9 @@ class Steps:
     """The trace entries of one run, held back until it has ended, then handed to dspy's trace.
 
     Bootstrapping optimizers make a demo of one entry a run, chosen at random; so what they are shown is what taught
-    something: the first exploration and the closing step (``which="taught"``). ``which="all"`` shows every step, for
-    fine-tuning. A skill's predictor shares the entries of ``decides``, whose instructions it joins. What an entry keeps of the contract is one line, and of the history a few thousand characters: demos are
-    resent with every prompt.
+    something: the first exploration and the closing step (``which="taught"``). ``which="all"`` shows every step as it
+    was asked for, so that fine-tuning trains on the prompts there will be. A skill's predictor shares the entries of ``decides``, in whose prompts it has its say. What an entry
+    keeps of the contract is else one line, and of the history a few thousand characters: demos are resent with every prompt.
     """
 
     def __init__(self, which: str, skills: Mapping[str, Any] | None = None, decides: Any = None) -> None:
@@ -56,12 +56,13 @@ class Steps:
         taught = self._entries if self._which == "all" else [self._entries[0], *self._entries[1:][-1:]]
         for predictor, inputs, prediction in taught:
             sharing = [*self._skills.values()] if predictor is self._decides else []
-            trace.extend((one, _small(inputs), prediction) for one in (predictor, *sharing))
+            shown = inputs if self._which == "all" else _small(inputs)
+            trace.extend((one, dict(shown), prediction) for one in (predictor, *sharing))
         del trace[: max(0, len(trace) - dspy.settings.max_trace_size)]
 
 
 def _small(inputs: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in inputs.items() if name != "signature"}
+    kept = dict(inputs)
     if "variables_info" in kept:
         kept["variables_info"] = stub(str(kept["variables_info"]))
     history = kept.get("repl_history")
@@ -132,9 +133,11 @@ class _PredictorLM:
                 self.prediction = await self._predict()
         except AdapterParseError as error:  # it was paid for all the same
             self.unreadable = error
-        except dspy.LMError as error:
+        except Exception as error:
+            if not provider_failed(error):
+                raise
             raise LMError(f"{type(error).__name__}: {error}") from error
-        text = str(self.prediction if self.unreadable is None else getattr(self.unreadable, "lm_response", ""))
+        text = _text(self.prediction) if self.unreadable is None else str(getattr(self.unreadable, "lm_response", ""))
         usage = recorder.usage(time.perf_counter() - started, request, text)
         return Reply(text, usage, self.name)
 
@@ -142,6 +145,11 @@ class _PredictorLM:
         if self.use_async and hasattr(self.predictor, "acall"):
             return await self.predictor.acall(**self.inputs)
         return await in_thread(self.limiter, self.predictor, **self.inputs)
+
+
+def _text(prediction: Any) -> str:
+    """What was said, for an estimate of tokens. dspy's own ``str`` fails for a reply without a single choice."""
+    return str(prediction.toDict() if isinstance(prediction, dspy.Example) else prediction)
 
 
 @dataclass(frozen=True)
@@ -169,10 +177,9 @@ class PredictPolicy:
 
     async def decide(self, view: View) -> Action:
         inputs = self._inputs(view, iteration=view.remaining or "(not limited)")
-        if self.skills and isinstance(self.generate_action, dspy.Predict):
-            own = self.generate_action.signature
-            taught = [(name, step.signature.instructions) for name, step in self.skills.items()]
-            inputs["signature"] = own.with_instructions(instructed(own.instructions, taught))
+        # Not into a signature for this call, as dspy's class has it for its runtime's rules: Refine would lose its hint.
+        taught = [(name, step.signature.instructions) for name, step in self.skills.items()]
+        inputs["variables_info"] = instructed("", taught).lstrip() + "\n\n" * bool(taught) + inputs["variables_info"]
         try:
             prediction = await self._ask(self.generate_action, inputs, view, final=False)
         except AdapterParseError as error:

@@ -10,8 +10,8 @@ import anyio
 import dspy
 
 from dspy_compat import _interpreters
-from dspy_compat._adapters import DspyLM, tool_function
-from dspy_compat._callbacks import subscriber
+from dspy_compat._adapters import DspyLM, own_tool
+from dspy_compat._callbacks import Callbacks
 from dspy_compat._facade import OwnEnvironment, sub_agents
 from dspy_compat._interpreters import NotAnInterpreter, check_factory
 from dspy_compat._policy import PredictPolicy, Steps
@@ -20,12 +20,11 @@ from dspy_compat._signatures import Step, adopted
 from dspy_compat._streaming import relayed, stream_outputs
 from dspy_compat._types import Inputs, prepared
 from dszig_py import portal, runner
-from dszig_py.errors import DszigError, InputError, LimitReached
+from dszig_py.errors import DszigError, InputError, LimitReached, LMError
 from dszig_py.lm.base import LM
 from dszig_py.lm.gate import Gate
 from dszig_py.publishing import Listeners
 from dszig_py.signature import Signature
-from dszig_py.tools import Tool
 from dszig_py.trajectory import Prediction
 from dszig_py.usage import Ledger
 
@@ -49,7 +48,8 @@ async def aforward(
     check_inputs(module, inputs)
     chosen = _interpreters.chosen_factory(module, factory)
     steps = Steps(module.trace_steps, module.skill_steps, module.generate_action)
-    made = prepared(inputs, interpreted=_interpreters.is_interpreter(chosen))
+    types = {name: field.annotation for name, field in module.signature.input_fields.items()}
+    made = prepared(inputs, types, interpreted=_interpreters.is_interpreter(chosen))
     plan = _plan(module, chosen, steps, made, use_async)
     try:
         ended = await _run(module, plan, made.values)
@@ -59,7 +59,7 @@ async def aforward(
         raise ValueError(str(error)) from error
     except DszigError as error:
         if module.on_failure == "raise" or error.prediction is None:
-            raise (error.__cause__ if isinstance(error.__cause__, dspy.DSPyError) else error) from error
+            raise _as_dspy(error) from error
         ended = error.prediction
     finally:
         steps.flush()
@@ -72,10 +72,13 @@ async def aforward(
 
 async def _run(module: RLM, plan: runner.Plan, inputs: Mapping[str, Any]) -> Prediction:
     """The run, with everybody told of it who is to be."""
-    own = [subscriber(module)]
-    listeners = Listeners(module.trace, module.secrets, module.telemetry, module.on_event, module.verbose, own)
-    async with listeners.told() as tell:
-        return await runner.run(plan, inputs, tell)
+    callbacks = Callbacks(module)
+    listeners = Listeners(module.trace, module.secrets, module.telemetry, module.on_event, module.verbose, [callbacks])
+    try:
+        async with listeners.told() as tell:
+            return await runner.run(plan, inputs, tell)
+    finally:
+        await callbacks.finished()
 
 
 def _raise_if_asked(module: RLM, ended: Prediction, prediction: dspy.Prediction) -> None:
@@ -89,11 +92,18 @@ def _raise_if_asked(module: RLM, ended: Prediction, prediction: dspy.Prediction)
         raise error
 
 
+def _as_dspy(error: DszigError) -> BaseException:
+    """What dspy's class would have raised: what the provider or the interpreter did."""
+    cause = error.__cause__
+    theirs = isinstance(cause, dspy.DSPyError) or isinstance(error, LMError)
+    return cause if cause is not None and theirs else error
+
+
 def _plan(module: RLM, chosen: Any, steps: Steps, made: Inputs, use_async: bool) -> runner.Plan:
     # Blocking calls get a limiter of their own in each run: sixty predictors in threads that each wait for a nested run
     # would wait for themselves on a shared one.
     limiter = anyio.CapacityLimiter(module.budget.max_concurrency + 4)
-    root = DspyLM(lambda: getattr(module.generate_action, "lm", None) or dspy.settings.lm, limiter)
+    root = DspyLM(lambda: _lm(module), limiter)
     subs = [DspyLM(lambda given=given: _sub_lm(module, given), limiter) for given in _by_depth(module.sub_lm)]
 
     def policy(plan: runner.Plan, lm: LM, gate: Gate) -> PredictPolicy:
@@ -115,7 +125,7 @@ def _plan(module: RLM, chosen: Any, steps: Steps, made: Inputs, use_async: bool)
             compact=getattr(module, "compact", None),
         )
 
-    tools = {name: Tool.of(name, tool_function(tool)) for name, tool in module.tools.items()}
+    tools = {name: own_tool(name, tool) for name, tool in module.tools.items()}
     named = {name: dspy.LM(lm) if isinstance(lm, str) else lm for name, lm in module.lms.items()}
     return runner.Plan(
         signature=Signature.of(module.signature),
@@ -158,9 +168,16 @@ def _by_depth(sub_lm: Any) -> list[Any]:
     return [*sub_lm] if isinstance(sub_lm, (list, tuple)) and sub_lm else [sub_lm]
 
 
+def _lm(module: RLM) -> Any:
+    """The LM set on what decides: a predictor, a module of several, or anything else; else dspy's."""
+    step = module.generate_action
+    predictors = step.predictors() if isinstance(step, dspy.Module) else [step]
+    return next((lm for one in predictors if (lm := getattr(one, "lm", None)) is not None), dspy.settings.lm)
+
+
 def _sub_lm(module: RLM, given: Any) -> Any:
     """Where sub-calls go: the one given, else the LM set on the predictors, else dspy's; resampled as the root is."""
-    active = getattr(module.generate_action, "lm", None) or dspy.settings.lm
+    active = _lm(module)
     if given is None:
         return active
     rollout = (getattr(active, "kwargs", None) or {}).get("rollout_id")

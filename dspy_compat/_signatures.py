@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import keyword
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import dspy
+from dspy.adapters.types.decision import Choice, Noul, Score
 from dspy.primitives.repl_types import REPLHistory
 
 from dspy_compat._facade import SUB_AGENTS
@@ -55,8 +57,9 @@ class Step(dspy.Predict):
     """A predictor whose copies own their signature, and whose state holds what can be used.
 
     dspy shares signature classes between copies, so an optimizer that edits one in place (InferRules) would edit the
-    original too. Demos without a single field of the signature (LabeledFewShot's rows, which carry whole contexts) never
-    reach a prompt and are not saved. ``options``: the module's own, which go into states beside what was learned.
+    original too. Demos without both an input and an output of the signature (LabeledFewShot's rows, which carry whole
+    contexts) reach no prompt, by dspy's own rule, and are not saved. ``options``: the module's own, which go into states
+    beside what was learned.
     """
 
     def __init__(self, signature: Any, options: Options | None = None) -> None:
@@ -73,7 +76,8 @@ class Step(dspy.Predict):
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         kept = self.demos
-        self.demos = [demo for demo in kept if any(name in demo for name in self.signature.fields)]
+        shown = (self.signature.input_fields, self.signature.output_fields)
+        self.demos = [demo for demo in kept if all(any(name in demo for name in names) for names in shown)]
         try:
             state = super().dump_state(json_mode=json_mode)
         finally:
@@ -81,8 +85,13 @@ class Step(dspy.Predict):
         told = self.options.dump() if self.options is not None else {}
         return {**state, "rlm": told} if told else state
 
-    def load_state(self, state: dict[str, Any], **options: Any) -> Step:
-        """Instructions, demos and LM are taken; saved field rows are not: they match by position, whatever they name."""
+    def load_state(self, state: dict[str, Any] | None, **options: Any) -> Step:
+        """Instructions, demos and LM are taken; saved field rows are not: they match by position, whatever they name.
+
+        ``None``, of a program saved without this predictor, changes nothing.
+        """
+        if state is None:
+            return self
         before = self.signature
         super().load_state({name: value for name, value in state.items() if name != "rlm"}, **options)
         if self.options is not None:
@@ -93,7 +102,8 @@ class Step(dspy.Predict):
 
 class SkillStep(Step):
     """A skill's instructions as a predictor, so that optimizers can tune the skill alone. It is never called: what it says
-    joins ``generate_action``'s instructions, whose steps it shares in traces. Demos would reach no prompt, so none are kept.
+    stands before the contract in ``generate_action``'s prompts, whose steps it shares in traces. Demos would reach no prompt,
+    so none are kept.
     """
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
@@ -158,6 +168,14 @@ def normalized_tools(tools: Sequence[Any] | None, skills: Sequence[Skill] = ()) 
     return named
 
 
+def _warn_of_decisions(signature: Any) -> None:
+    """dspy.RLM's own warning: these outputs are read out of a provider's probabilities, which code that SUBMITs has not."""
+    annotations = [field.annotation for field in signature.output_fields.values()]
+    if any(kind.extract_custom_type_from_annotation(one) for one in annotations for kind in (Noul, Choice, Score)):
+        told = "an RLM's code gives Noul, Choice and Score outputs as plain values, without a provider's probabilities"
+        warnings.warn(f"{told}; use dspy.Predict where those are wanted", UserWarning, stacklevel=5)
+
+
 def _of_sub_agents(name: str) -> bool:
     """Whether dspy's stand-in inside the REPL owns the name."""
     return SUB_AGENTS and (name == "dspy" or name.startswith(("_dspy", "__dspy")))
@@ -183,4 +201,5 @@ def check_names(signature: Any, tools: dict[str, Any], child_tools: Sequence[str
         raise ValueError(f"Output fields conflict with RLM result metadata: {taken}")
     if helpers and (taken := sorted({*signature.input_fields, *tools} & set(READING))):
         raise ValueError(f"Strategy(helpers=True) brings {', '.join(READING)}: {taken} need other names")
+    _warn_of_decisions(signature)
     Signature.of(signature)  # whatever else of it cannot be run is told now, not at the first call

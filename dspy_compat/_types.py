@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import dspy
+import pydantic
 from dspy.primitives.sandbox_serializable import SandboxSerializable
 
 from dszig_py.contract import Prepared
+from dszig_py.previews import preview, size_text
 
 __all__ = ["ImageHandle", "Inputs", "prepared"]
 
 IMAGE_NOTE = "Images are handles: llm_query(prompt, images=[handle, ...]) sends them to a model that sees."
+
+
+PREVIEW_CHARS = 500  # of a value that holds images somewhere inside
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,16 @@ class Inputs:
         return (IMAGE_NOTE,) if self.images else ()
 
 
-def prepared(inputs: Mapping[str, Any], *, interpreted: bool) -> Inputs:
+def prepared(inputs: Mapping[str, Any], types: Mapping[str, Any], *, interpreted: bool) -> Inputs:
     """``inputs`` with DSPy's kinds replaced by what can be bound; everything else as it is.
 
+    ``types``: as declared; where they say that images are somewhere inside a value, it is looked through for them.
     ``interpreted``: for an interpreter of dspy's, which lets a ``SandboxSerializable`` in as itself.
     """
     made = Inputs()
-    for name, value in inputs.items():
+    for name, given in inputs.items():
+        pictured = _holds_images(types.get(name))
+        value = _as_declared(types[name], given) if pictured else given
         if isinstance(value, SandboxSerializable) and interpreted:
             made.values[name] = Prepared(value, type(value).__name__, "", _preview(value))
         elif isinstance(value, SandboxSerializable):
@@ -58,9 +66,54 @@ def prepared(inputs: Mapping[str, Any], *, interpreted: bool) -> Inputs:
             handles = [_handle(made, f"{name}[{index}]", one) for index, one in enumerate(value)]
             shown = f"[{handles[0]}, ...]" if len(handles) > 1 else f"[{handles[0]}]"
             made.values[name] = Prepared(handles, "list of images", f"{len(handles):,} items", shown)
+        elif pictured and (inside := _with_handles(made, name, value, interpreted)) is not value:
+            shown = preview(inside, PREVIEW_CHARS)[0]
+            made.values[name] = Prepared(inside, f"{type(value).__name__} with images", size_text(inside), shown)
         else:
             made.values[name] = value
     return made
+
+
+def _holds_images(tp: Any, seen: frozenset[Any] = frozenset()) -> bool:
+    """Whether a type has ``dspy.Image`` anywhere in it, in the fields of models too."""
+    if isinstance(tp, type) and issubclass(tp, dspy.Image):
+        return True
+    inner = list(get_args(tp))
+    if isinstance(tp, type) and issubclass(tp, pydantic.BaseModel) and tp not in seen:
+        inner += [field.annotation for field in tp.model_fields.values()]
+        seen |= {tp}
+    return any(_holds_images(one, seen) for one in inner)
+
+
+def _as_declared(tp: Any, value: Any) -> Any:
+    """With images where rows of a file hold ``{"url": ...}``. What does not fit is left for the contract to refuse."""
+    try:
+        return pydantic.TypeAdapter(tp).validate_python(value)
+    except ValueError:
+        return value
+
+
+def _with_handles(made: Inputs, path: str, value: Any, data: bool) -> Any:
+    """``value`` with a handle in place of each image, named by its ``path``; the same object where there is none.
+
+    ``data``: models become dicts, as they do in dspy's interpreters anyway; pydantic cannot write one with a handle in it.
+    """
+    if isinstance(value, dspy.Image):
+        return _handle(made, path, value)
+    if isinstance(value, Mapping):
+        parts = {key: _with_handles(made, f"{path}[{key!r}]", one, data) for key, one in value.items()}
+        return parts if any(part is not value[key] for key, part in parts.items()) else value
+    if isinstance(value, (list, tuple)):
+        items = [_with_handles(made, f"{path}[{index}]", one, data) for index, one in enumerate(value)]
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    if isinstance(value, pydantic.BaseModel):
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        made_of = {name: _with_handles(made, f"{path}.{name}", one, data) for name, one in fields.items()}
+        changed = {name: one for name, one in made_of.items() if one is not fields[name]}
+        if not changed:
+            return value
+        return {**fields, **changed} if data else value.model_copy(update=changed)
+    return value
 
 
 def _handle(made: Inputs, name: str, image: dspy.Image) -> ImageHandle:

@@ -51,6 +51,38 @@ def test_what_a_skill_says_now_reaches_the_prompt():
     assert "Look once." in lm.engine_.prompts[0]
 
 
+def test_refines_advice_reaches_the_prompt_beside_a_skill():
+    """Refine knows predictors by their signature objects, so no call has another."""
+    attempts = []
+
+    def script(prompt, last):
+        if is_action(prompt):
+            attempts.append(prompt)
+            return step(f"SUBMIT(answer='{len(attempts)}')")
+        return fields(**{n: '{"generate_action": "HINT"}' if n == "advice" else "none" for n in asked(prompt)})
+
+    with dspy.context(lm=scripted.lm(script)):
+        best = dspy.Refine(taught_by(), N=2, reward_fn=lambda args, pred: float(pred.answer == "2"), threshold=1.0)
+        assert best(text="t").answer == "2"
+    assert ["HINT" in prompt for prompt in attempts] == [False, True]
+    assert all("Look once." in prompt for prompt in attempts)
+
+
+@pytest.mark.parametrize("saved", [RLM, dspy_compat.original(dspy)], ids=["ours", "dspy's"])
+def test_a_state_without_components_loads_into_a_program_with_them(saved):
+    """What it has no state for stays as it is, at any depth of copies; a predictor that every RLM has is asked for."""
+    state = saved("text -> answer").dump_state()
+    state["generate_action"]["signature"]["instructions"] = "TUNED"
+    program = RLM("text -> answer", skills=[Skill("looking", MARK)], strategy=Strategy(compact_at=0.5))
+    summarizing = program.compact.signature.instructions
+    program.load_state(state)
+    assert program.generate_action.signature.instructions == "TUNED"
+    assert program.skill_steps["looking"].signature.instructions == MARK
+    assert program.compact.signature.instructions == summarizing
+    with pytest.raises(KeyError, match="extract"):
+        program.load_state({"generate_action": state["generate_action"]})
+
+
 def metric(gold, pred, trace=None, pred_name=None, pred_trace=None):
     value = float(pred.answer == "right")
     return dspy.Prediction(score=value, feedback=dspy_compat.feedback(pred)) if trace is None else value

@@ -10,6 +10,7 @@ import pytest
 from dspy.lm15 import ServerError
 from dspy.utils.exceptions import AdapterParseError
 from dspy_scripted import steps
+from scripted_server import Answer, ScriptedServer
 
 from dspy_compat import RLM, feedback
 from dszig_py import Budget
@@ -57,6 +58,47 @@ def test_a_provider_that_fails_ends_the_run_in_a_prediction(asynchronous, first)
     assert len(pred.trajectory) == len(trace) == len(cells) - 1
 
 
+class Broken(dspy.LM):
+    """An LM of somebody's own, whose exceptions are not dspy's."""
+
+    def __call__(self, *args, **kwargs):
+        raise RuntimeError("no route to the provider")
+
+    async def acall(self, *args, **kwargs):
+        return self()
+
+
+@BOTH
+def test_a_model_of_anybodys_make_fails_as_a_provider_does(asynchronous):
+    """Its exception ends the run in a prediction, or is raised as it is; one of what stands for a predictor is a bug."""
+    broken = Broken("broken")
+    rlm = RLM("text -> answer")
+    with dspy.context(lm=broken):
+        pred = asyncio.run(rlm.acall(text="x")) if asynchronous else rlm(text="x")
+        assert (pred.answer, pred.termination.cause) == (None, "provider")
+        assert "no route to the provider" in pred.termination.detail
+        rlm.on_failure = "raise"
+        with pytest.raises(RuntimeError, match="no route"):
+            _ = asyncio.run(rlm.acall(text="x")) if asynchronous else rlm(text="x")
+    with dspy.context(lm=scripted.lm(steps("pass"))):
+        own = RLM("text -> answer")
+        own.generate_action = lambda **fields: {}["a bug"]
+        with pytest.raises(KeyError):
+            own(text="x")
+
+
+def test_a_reply_without_a_choice_is_one_that_cannot_be_read():
+    """LiteLLM hands it on with nothing in it; the run goes on."""
+    replies = [Answer(fault="empty_choices"), scripted.step("SUBMIT(answer='x')")]
+    with pytest.MonkeyPatch.context() as patch, ScriptedServer() as server:
+        patch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+        server.script(replies)
+        lm = dspy.LM("openai/scripted", api_base=server.url, api_key="-", cache=False, engine="litellm")
+        with dspy.context(lm=lm):
+            pred = RLM("text -> answer")(text="x")
+    assert (pred.answer, len(pred.trajectory)) == ("x", 2)
+
+
 @BOTH
 def test_failures_raise_on_request(asynchronous):
     """on_failure="raise": dspy's own exception, as its own class raises it."""
@@ -96,6 +138,20 @@ def test_replies_that_cannot_be_read_are_told_to_the_model(asynchronous):
     assert pred.trajectory[1]["output"] == "3"
 
 
+def test_a_sub_model_of_anybodys_make_fails_for_its_own_prompt_alone():
+    """The other answers of the batch are kept, and what it raised is told."""
+
+    def partial(prompt):
+        if prompt == "b":
+            raise ValueError("cannot read b")
+        return prompt.upper()
+
+    cells = ["got = llm_query_batched(['a', 'b', 'c'])\nprint(got)", "SUBMIT(answer=got[0] + got[2])"]
+    pred, _ = answer(steps(*cells), sub_lm=partial)
+    assert pred.answer == "AC"
+    assert "cannot read b" in pred.trajectory[0]["output"]
+
+
 def test_replies_that_never_can_be_read_end_in_a_prediction():
     """After max_errors in a row, or of the iterations."""
     pred, _ = answer(lambda prompt, last: "RAW", max_iters=3)
@@ -125,6 +181,8 @@ def test_an_unknown_way_to_fail_is_refused():
         RLM("text -> answer", on_failure="explode")
     with pytest.raises(ValueError, match="trace_steps"):
         RLM("text -> answer", trace_steps="some")
+    with pytest.raises(ValueError, match="max_output_chars"):
+        RLM("text -> answer", max_output_chars="many")
 
 
 def noisy(n):
@@ -154,10 +212,10 @@ FEEDBACK = {
 
 @pytest.mark.parametrize("script, options, told", FEEDBACK.values(), ids=FEEDBACK)
 def test_feedback_tells_what_went_wrong_and_nothing_that_is_noise(script, options, told):
-    """At most 4,000 characters: errors, limits and waste; no timings, no costs."""
+    """At most 4 KB: errors, limits and waste; no timings, no costs."""
     pred, _ = answer(script, **options)
     text = feedback(pred)
-    assert len(text) <= 4_000
+    assert len(text.encode()) <= 4_096
     for words in told:
         assert words in text
     assert "second" not in text
@@ -169,6 +227,24 @@ def test_feedback_is_the_same_whatever_the_machine_does():
     """Two runs of one script read alike."""
     script = steps("print(text)\n1/0", "SUBMIT(answer='x')")
     assert feedback(answer(script)[0]) == feedback(answer(script)[0])
+
+
+def test_feedback_is_bounded_in_bytes_whatever_the_script():
+    """Characters that take three bytes each: still at most 4 KB, with its beginning and its end."""
+    cell = f"print({'漢字' * 2_000!r})\nraise ValueError({'仮名' * 500!r})"
+    pred, _ = answer(steps(*[cell] * 7, "SUBMIT(answer='終')"))
+    text = feedback(pred)
+    assert 3_000 < len(text.encode()) <= 4_096
+    assert text.startswith("Task text: str -> answer: str")
+    assert text.endswith("(submitted)")
+
+
+def test_feedback_finds_the_run_beside_an_output_of_its_name():
+    """The run is no field, so an output may be called run, and a program may hand the run on in a prediction of its own."""
+    with dspy.context(lm=scripted.lm(steps("SUBMIT(run=text)"))):
+        pred = RLM("text -> run")(text="x")
+    assert "ended by SUBMIT" in feedback(pred)
+    assert feedback(dspy.Prediction(answer="x", run=pred._about["run"])) == feedback(pred)
 
 
 def test_feedback_takes_predictions_of_ours_only():

@@ -6,15 +6,19 @@ import copy
 import datetime as dt
 import json
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import dspy
 import dspy_scripted as scripted
 import pydantic
 import pytest
+from dspy.adapters.types.decision import Score
+from dspy.primitives.sandbox_serializable import SandboxSerializable
 
 import dspy_compat
 from dspy_compat import RLM
+from dszig_py import File, Folder, Image  # noqa: F401 two are named in annotations that are text
 
 STOCK = dspy_compat.original(dspy)
 
@@ -171,6 +175,45 @@ def test_tools_are_called_by_position_and_by_name_with_dspys_coercion():
     assert "find(name: str) -> str: Finds." in lm.engine_.prompts[0]
 
 
+def test_a_tool_whose_arguments_are_data_shows_and_takes_them():
+    """As of MCP and LangChain: ``**kwargs`` in the function, what they are in ``args``; and objects that are called."""
+
+    async def remote(**kwargs):
+        return json.dumps(kwargs)
+
+    class Later:
+        """Answers later."""
+
+        async def __call__(self, word: str) -> str:
+            return word[::-1]
+
+    schema = {"query": {"type": "string"}, "most": {"type": "integer", "default": 3}, "where": {"type": "array"}}
+    search = dspy.Tool(remote, "search", "Searches.", schema, {"query": str, "most": int, "where": list[str]})
+    cell = "a = search('whale', where=['sea'])\nb = search(query='x', most=1)\nSUBMIT(answer=a + b + turn('ab'))"
+    lm = scripted.lm(scripted.steps(cell))
+    with dspy.context(lm=lm):
+        pred = RLM("text -> answer", tools=[search, dspy.Tool(Later(), "turn")])(text="x")
+    assert pred.answer == '{"query": "whale", "where": ["sea"]}{"query": "x", "most": 1}ba'
+    assert "search(query: str, most: int = 3, where: list[str]): Searches." in lm.engine_.prompts[0]
+
+
+@pytest.mark.parametrize("cell", ["search(query=3)", "search('a', 'b')"])
+def test_arguments_that_do_not_fit_such_a_tool_are_an_exception_in_the_cell(cell):
+    """dspy judges them by their schema; there are no more than it names."""
+    search = dspy.Tool(lambda **kwargs: "found", "search", "Searches.", {"query": {"type": "string"}}, {"query": str})
+    with dspy.context(lm=scripted.lm(scripted.steps(f"print({cell})", "SUBMIT(answer='x')"))):
+        pred = RLM("text -> answer", tools=[search])(text="x")
+    assert "search failed" in pred.trajectory[0]["output"]
+
+
+def test_decision_outputs_are_warned_of():
+    """As dspy's class does: code that SUBMITs has no probabilities of a provider's."""
+    signature = dspy.Signature({"text": (str, dspy.InputField()), "sure": (list[Score], dspy.OutputField())})
+    for cls in (STOCK, RLM):
+        with pytest.warns(UserWarning, match="Noul, Choice,? and Score"):
+            cls(signature)
+
+
 def test_any_object_can_take_the_place_of_a_predictor():
     """It is called with the fields as keyword arguments; async only where it has acall."""
     seen = []
@@ -199,6 +242,23 @@ class Person(pydantic.BaseModel):
     born: int
 
 
+class Rows(SandboxSerializable):
+    """Rows that are lists inside."""
+
+    def sandbox_setup(self):
+        return "import json"
+
+    def to_sandbox(self):
+        return b"[1, 2, 3]"
+
+    def sandbox_assignment(self, var_name, data_expr):
+        return f"{var_name} = json.loads({data_expr})"
+
+    def rlm_preview(self, max_chars=500):
+        return "three rows"
+
+
+HERE, PAGE = Path(__file__), dspy.Image("data:image/png;base64,iVBORw0KGgo=")
 TYPED = {
     "str": ("text: str", "some text", "len(value)", "9"),
     "list": ("items: list[str]", ["a", "b"], "len(value)", "2"),
@@ -207,9 +267,14 @@ TYPED = {
     "pydantic": ("person: Person", Person(name="Ada", born=1815), "value.born", "1815"),
     "datetime": ("when: dt.datetime", dt.datetime(2024, 5, 6), "value.year", "2024"),
     "set": ("names: set[str]", {"a"}, "len(value)", "1"),
-    "image": ("page: dspy.Image", dspy.Image("data:image/png;base64,iVBORw0KGgo="), "value is not None", "True"),
+    "image": ("page: dspy.Image", PAGE, "value is not None", "True"),
     "nan": ("number: float", float("nan"), "value != value", "True"),
     "none": ("maybe: str | None", None, "value is None", "True"),
+    "file": ("doc: File", HERE, "value.name", HERE.name),
+    "folder": ("docs: Folder", HERE.parent, "value.name", HERE.parent.name),
+    "serializable": ("rows: Rows", Rows(), "len(value)", "3"),
+    "image in a list": ("pages: list[dspy.Image | None]", [None, PAGE], "len(value)", "2"),
+    "image by value": ("page: Image", Image(b"\x89PNG\r\n\x1a\n"), "value.media_type", "image/png"),
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import uuid
 
 import dspy
@@ -14,6 +13,7 @@ from dspy.utils.callback import BaseCallback
 from dspy_scripted import is_action, step, steps
 
 from dspy_compat import RLM
+from dszig_py import Skill
 
 TWO = steps("a = llm_query('what?')\nprint(a)", "SUBMIT(answer=a)")
 
@@ -43,10 +43,17 @@ def test_the_trace_holds_the_steps_that_teach(asynchronous):
 
 
 def test_all_steps_are_traced_on_request():
-    """For fine-tuning: trace_steps="all"."""
-    with dspy.context(lm=scripted.lm(steps("print(1)", "print(2)", "SUBMIT(answer='x')")), trace=[]):
-        RLM("text -> answer", trace_steps="all")(text="x")
-        assert len(dspy.settings.trace) == 3
+    """For fine-tuning, trace_steps="all": dspy makes rows of them that hold the very prompts the model was sent."""
+    lm = scripted.lm(steps("print('long ' * 2_000)", "print(2)", "SUBMIT(answer='x')"))
+    with dspy.context(lm=lm, trace=[]):
+        rlm = RLM("text -> answer", trace_steps="all", skills=[Skill("looking", "Look once.")])
+        rlm(text="x")
+        rows = [
+            dspy.ChatAdapter().format_finetune_data(rlm.generate_action.signature, [], inputs, prediction)["messages"]
+            for predictor, inputs, prediction in dspy.settings.trace
+            if predictor is rlm.generate_action
+        ]
+    assert ["\n\n".join(message["content"] for message in row[:-1]) for row in rows] == lm.engine_.prompts
 
 
 @BOTH
@@ -125,6 +132,14 @@ def test_sub_lm_may_be_what_dspys_own_takes(kind):
     sub = scripted.lm(steps("x", sub="told")) if kind == "response" else call
     with dspy.context(lm=scripted.lm(TWO)):
         assert RLM("text -> answer", sub_lm=sub)(text="x").answer == "told"
+
+
+def test_a_model_set_on_what_stands_for_the_predictor_serves_sub_calls_too():
+    """A module of its own predictors may decide; set_lm reaches it, and the sub-calls follow."""
+    rlm = RLM("text -> answer")
+    rlm.generate_action = dspy.ChainOfThought("variables_info, repl_history, iteration -> code")
+    rlm.set_lm(scripted.lm(TWO))
+    assert rlm(text="x").answer == "sub"
 
 
 def test_a_model_without_an_async_engine_serves_sync_calls():
@@ -244,7 +259,7 @@ class HearsLater(Hears):
     """The same in coroutines."""
 
     async def on_rlm_iteration_end(self, **told):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
         self.note("iteration_end", **told)
 
     async def on_rlm_sub_call_end(self, **told):
@@ -258,7 +273,7 @@ ORDER = ["iteration_start", "sub_call_start", "sub_call_end", "iteration_end", "
 @pytest.mark.parametrize("fail", [False, True], ids=["works", "fails"])
 @pytest.mark.parametrize("where", ["settings", "module"])
 def test_callbacks_hear_of_iterations_and_sub_calls(asynchronous, fail, where):
-    """One that raises is logged and is no part of the run."""
+    """One that raises is logged and is no part of the run; the run waits for coroutines."""
     hears, later = Hears(fail), HearsLater(fail)
     told = {"callbacks": [hears, later]}
     rlm = RLM("text -> answer", **(told if where == "module" else {}))
@@ -268,9 +283,6 @@ def test_callbacks_hear_of_iterations_and_sub_calls(asynchronous, fail, where):
     assert all(told["instance"] is rlm for _, told in hears.heard)
     assert hears.heard[3][1]["iteration"].observation == "sub"
     assert hears.heard[2][1]["sub_call"].reply == "sub"
-    deadline = time.monotonic() + 2
-    while len(later.heard) < 6 and time.monotonic() < deadline:
-        time.sleep(0.01)
     assert sorted(name for name, _ in later.heard) == sorted(ORDER)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import threading
 
 import dspy
 import dspy_scripted as scripted
@@ -182,6 +183,32 @@ def letters(texts):
     return np.array([[text.count("hard") + 1.0, text.count("easy") + 1.0] for text in texts], dtype=np.float32)
 
 
+class Trained:
+    """A training job that gives the model it was started for."""
+
+    def __init__(self, lm):
+        self.lm, self.thread = lm, threading.Thread(target=int)
+        self.thread.start()
+
+    def result(self):
+        return self.lm
+
+
+def test_fine_tuning_gets_the_steps_of_the_runs_that_passed():
+    """BootstrapFinetune as far as the provider: each row ends in a decision, after the contract that it was made under."""
+    rows, lm = [], scripted.lm(solver)
+    lm.finetune = lambda train_data, **options: rows.extend(train_data) or Trained(lm)
+    program = RLM(SIGNATURE, trace_steps="all")
+    program.set_lm(lm)
+    tuned = dspy.BootstrapFinetune(metric=metric, num_threads=2).compile(program, trainset=TRAIN)
+    assert tuned(**DEV[0].inputs()).answer == DEV[0].answer
+    assert len(rows) == 6  # two steps of each of the three easy ones
+    for row in rows:
+        *asked_, said = [message["content"] for message in row["messages"]]
+        assert "SUBMIT(answer: str, length: int)" in "".join(asked_)
+        assert "found" in said
+
+
 def test_nearest_examples_become_demos_of_each_call():
     """KNNFewShot bootstraps the nearest examples in each call; the program it is given keeps its own prompts."""
     with dspy.context(lm=scripted.lm(solver)):
@@ -236,6 +263,18 @@ def test_infer_rules_leaves_the_original_as_it_was():
         copy.generate_action.signature.instructions += MARK
         assert MARK not in original.generate_action.signature.instructions
         assert original.generate_action.signature is not copy.generate_action.signature
+
+
+def test_rows_that_reach_no_prompt_are_in_no_state():
+    """LabeledFewShot's, and the labeled ones of BootstrapFewShot: whole contexts, some with an output of ``extract``."""
+    rows = [example(n, hard=False) for n in range(4)]
+    with dspy.context(lm=scripted.lm(solver)):
+        tuned = [
+            dspy.LabeledFewShot(k=3).compile(RLM(SIGNATURE), trainset=rows),
+            dspy.BootstrapFewShot(metric=metric, max_bootstrapped_demos=1).compile(RLM(SIGNATURE), trainset=rows),
+        ]
+    assert all("filler filler" not in json.dumps(program.dump_state()) for program in tuned)
+    assert all(program.extract.demos for program in tuned)
 
 
 def explorer(prompt, last):

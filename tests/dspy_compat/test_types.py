@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import uuid
 from types import SimpleNamespace
 
 import dspy
 import dspy_scripted as scripted
+import pydantic
 import pytest
 from dspy.lm15 import ServerError
 from dspy.primitives.sandbox_serializable import SandboxSerializable
@@ -111,6 +113,46 @@ def test_an_image_is_a_handle_inside_and_reaches_the_model_that_is_asked_about_i
     told = str(lm.seen[0])
     assert "a table of 1 rows" in told
     assert "iVBORw0KGgo" not in told
+
+
+class Report(pydantic.BaseModel):
+    """Pages with a title."""
+
+    title: str
+    pages: list[dspy.Image] = []
+
+
+PAGE = dspy.Image("data:image/png;base64,iVBORw0KGgo=")
+INSIDE = {
+    "optional": (dspy.Image | None, PAGE, "doc"),
+    "dict": (dict[str, dspy.Image], {"a": PAGE}, "doc['a']"),
+    "nested list": (list[list[dspy.Image]], [[PAGE, PAGE]], "doc[0][1]"),
+    "list with none": (list[dspy.Image | None], [None, PAGE], "doc[1]"),
+    "model": (Report, Report(title="Spring", pages=[PAGE]), "doc.pages[0]"),
+    "rows of a file": (Report, {"title": "x", "pages": [{"url": PAGE.url}]}, "doc.pages[0]"),
+    "list of models": (list[Report], [Report(title="x"), Report(title="y", pages=[PAGE])], "doc[1].pages[0]"),
+}
+
+
+@pytest.mark.parametrize("interpreter", [None, dspy.LocalInterpreter], ids=["ours", "local"])
+@pytest.mark.parametrize("tp, value, path", INSIDE.values(), ids=INSIDE)
+def test_images_inside_a_value_are_handles_too(tp, value, path, interpreter):
+    """Wherever the declared type says that there are some; what is given stays as it was."""
+
+    def answer(messages):
+        if decides(messages):
+            return step(f"print(doc)\nSUBMIT(answer=llm_query('what is it?', images=[{path}]))")
+        return f"[[ ## reply ## ]]\nsaw {'image_url' in str(messages)}\n\n[[ ## completed ## ]]"
+
+    if interpreter is not None:
+        path = path.replace(".pages", "['pages']")  # records are dicts in dspy's interpreters
+    lm, before = Scripted(answer), copy.deepcopy(value)
+    signature = dspy.Signature({"doc": (tp, dspy.InputField()), "answer": (str, dspy.OutputField())})
+    with dspy.context(lm=lm):
+        pred = RLM(signature, max_iters=2, interpreter_factory=interpreter)(doc=value)
+    assert pred.answer == "saw True", pred.trajectory
+    assert "iVBORw0KGgo" not in str(lm.seen[0])
+    assert value == before
 
 
 def test_a_typed_sub_call_takes_an_image_by_its_handle():
