@@ -12,7 +12,8 @@ from itertools import groupby
 from typing import Any
 
 from dszig_py import environments
-from dszig_py.trajectory import Action, Iteration, SubCall, Trajectory
+from dszig_py.previews import brief
+from dszig_py.trajectory import Action, Extraction, Iteration, SubCall, Trajectory
 from dszig_py.usage import Usage
 
 __all__ = ["to_rlm_log", "to_zigrlm_events"]
@@ -21,24 +22,27 @@ EVENT_SCHEMA = "zigrlm.trace_event.v1"
 METADATA_SCHEMA = "zigrlm.rlm_metadata.v1"
 ITERATION_SCHEMA = "zigrlm.rlm_iteration.v1"
 PREVIEW_BYTES = 4_000
+JSON_CHARS = 20_000  # of a value that JSON cannot hold
 
 
 def to_zigrlm_events(trajectory: Trajectory) -> Iterator[dict[str, Any]]:
     """The run as ``zigrlm.trace_event.v1``, one object an event, children between the start and the end of their call.
 
-    Not told, because there is no such thing here: compaction, leaf_call_start and leaf_call_complete. ``bytes`` counts
-    UTF-8 bytes; of a prompt that is kept by its preview it is the least it can be, and ``bytes_exact`` is false.
+    Not told, because there is no such thing here: leaf_call_start and leaf_call_complete. ``bytes`` counts UTF-8 bytes; of
+    a prompt that is kept by its preview it is the least it can be, and ``bytes_exact`` is false.
     """
-    yield from _events(trajectory, int(trajectory.begun * 1000))
+    yield from _events(trajectory, _milliseconds(trajectory.begun))
 
 
 def _events(run: Trajectory, began: int) -> Iterator[dict[str, Any]]:
     def event(kind: str, text: str, seconds: float, index: int | None, **more: Any) -> dict[str, Any]:
-        return _event(kind, text, began + int(seconds * 1000), run.depth, index, **more)
+        return _event(kind, text, began + _milliseconds(seconds), run.depth, index, **more)
 
     yield event("start", run.contract or run.signature, 0.0, 0)
     for done in run.iterations:
         decided = done.started + done.decide_seconds
+        if done.compaction is not None:
+            yield event("compaction", done.compaction.summary, done.started, done.index)
         yield event("iteration", f"iteration {done.index}", done.started, done.index)
         yield event("model_response", _response(run, done.action), decided, done.index)
         for cell in done.action.cells:
@@ -69,7 +73,7 @@ def _calls(batch: Sequence[SubCall], run: Trajectory, began: int) -> Iterator[di
     """The events of one call, or of one batch: its start, its calls in order of their index, its end."""
 
     def event(kind: str, text: str, seconds: float, **more: Any) -> dict[str, Any]:
-        return _event(kind, text, began + int(seconds * 1000), run.depth, None, **more)
+        return _event(kind, text, began + _milliseconds(seconds), run.depth, None, **more)
 
     name = "rlm_query" if any(call.kind == "rlm_query" for call in batch) else "llm_query"
     if batch[0].batch:
@@ -82,7 +86,7 @@ def _calls(batch: Sequence[SubCall], run: Trajectory, began: int) -> Iterator[di
         name_of_one = "rlm_query" if call.kind == "rlm_query" else "llm_query"
         yield event(f"{name_of_one}_start", call.prompt, call.started, chars=call.prompt_chars)
         if call.trajectory is not None:
-            yield from _events(call.trajectory, began + int(call.started * 1000))
+            yield from _events(call.trajectory, began + _milliseconds(call.started))
         yield event(f"{name_of_one}_complete", told, ended)
     if batch[0].batch:
         yield event(f"{name}_batch_complete", f"{len(batch)} responses", max(c.started + c.seconds for c in batch))
@@ -109,13 +113,34 @@ def _event(
 def to_rlm_log(trajectory: Trajectory) -> Iterator[dict[str, Any]]:
     """The run as rows of rlm's log: ``zigrlm.rlm_metadata.v1``, then a ``zigrlm.rlm_iteration.v1`` an iteration.
 
-    The decisions' prompts are what was new in each: the contract, then what the code before it gave.
+    The decisions' prompts are what was new in each: the contract, then what the code before it gave. An extraction is the
+    last of them.
     """
     yield _metadata(trajectory)
     new = trajectory.contract or trajectory.signature
     for done in trajectory.iterations:
         yield _row(trajectory, done, new)
         new = done.observation
+    if trajectory.extraction is not None:
+        yield _closing(trajectory, trajectory.extraction, new)
+
+
+def _closing(run: Trajectory, done: Extraction, new: str) -> dict[str, Any]:
+    """The extraction as one more iteration, so that a visualizer finds the answer a run came to without a SUBMIT."""
+    last = run.iterations[-1] if run.iterations else None
+    began = run.begun if last is None else run.begun + last.started + last.seconds
+    return {
+        "type": "iteration",
+        "schema": ITERATION_SCHEMA,
+        "iteration": 1 if last is None else last.index + 1,
+        "timestamp": _milliseconds(began),
+        "prompt": [{"role": "user", "content": new}],
+        "response": done.error or done.reply,
+        "usage": _usage(done.usage),
+        "final_answer": None if done.error else _final(run),
+        "iteration_time": _finite(done.seconds),
+        "code_blocks": [],
+    }
 
 
 def _metadata(run: Trajectory) -> dict[str, Any]:
@@ -140,8 +165,8 @@ def _metadata(run: Trajectory) -> dict[str, Any]:
 def _span(run: Trajectory) -> dict[str, Any]:
     return {
         "prompt_bytes": None,
-        "started_ms": int(run.begun * 1000),
-        "completed_ms": int((run.begun + run.seconds) * 1000),
+        "started_ms": _milliseconds(run.begun),
+        "completed_ms": _milliseconds(run.begun + run.seconds),
         "subcall_count": sum(call.kind != "tool" for call in run.sub_calls()),
         "final_answer": None if run.termination is None else _final(run),
     }
@@ -167,12 +192,12 @@ def _row(run: Trajectory, done: Iteration, new: str) -> dict[str, Any]:
         "type": "iteration",
         "schema": ITERATION_SCHEMA,
         "iteration": done.index,
-        "timestamp": int((run.begun + done.started) * 1000),
+        "timestamp": _milliseconds(run.begun + done.started),
         "prompt": [{"role": "user", "content": new}],
         "response": _response(run, done.action),
         "usage": _usage(done.usage),
         "final_answer": final,
-        "iteration_time": done.seconds,
+        "iteration_time": _finite(done.seconds),
         "code_blocks": [_block(done, final)] if done.action.cells else [],
     }
 
@@ -184,7 +209,7 @@ def _block(done: Iteration, final: str | None) -> dict[str, Any]:
         "stdout": execution.stdout,
         "stderr": execution.error or execution.lost,
         "locals": {},
-        "execution_time": execution.seconds,
+        "execution_time": _finite(execution.seconds),
         "rlm_calls": [_rlm_call(call) for call in done.sub_calls if call.kind != "tool"],
         "var_count": None,
     }
@@ -201,7 +226,7 @@ def _rlm_call(call: SubCall) -> dict[str, Any]:
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "usage_summary": {"model_usage_summaries": {model: _summary(part) for model, part in by_model.items()}},
-        "execution_time": call.seconds,
+        "execution_time": _finite(call.seconds),
     }
     if call.error:
         row["error"] = call.error
@@ -214,7 +239,7 @@ def _summary(usage: Usage) -> dict[str, Any]:
         "total_input_tokens": usage.input_tokens,
         "total_output_tokens": usage.output_tokens,
     }
-    return summary if usage.cost is None else {**summary, "total_cost": usage.cost}
+    return summary if usage.cost is None else {**summary, "total_cost": _finite(usage.cost)}
 
 
 def _nested(run: Trajectory) -> dict[str, Any]:
@@ -235,7 +260,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "output_bytes": None,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
-        "cost_micros": None if usage.cost is None else round(usage.cost * 1e6),
+        "cost_micros": None if usage.cost is None else round(_finite(usage.cost) * 1e6),
         "estimated": usage.estimated,
     }
 
@@ -269,4 +294,16 @@ def _answer(outputs: dict[str, Any]) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):  # an int of more digits than Python writes
+        return brief(value, JSON_CHARS)
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(_finite(seconds) * 1000)
+
+
+def _finite(value: float) -> float:
+    """No infinities in JSON; a record is read from a file that anyone may have written."""
+    return value if abs(value) < 1e12 else 0.0

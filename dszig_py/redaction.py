@@ -1,12 +1,13 @@
 """Secrets taken out of what is written down: by their exact values, never by the look of a name or a text.
 
-The values are those a caller names and those of providers' keys in the environment. Values under eight characters are
-passed over: they are too likely to be a part of ordinary text.
+The values are those a caller names, however short, and those of providers' keys in the environment. Of the latter, values
+under eight characters are passed over: nobody asked for them, and they are likely to be a part of ordinary text.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -36,10 +37,14 @@ class Redactor:
     """Turns plain data into JSON lines without the secrets. ``secrets``: values besides the environment's keys."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        found = {*secrets, *(os.environ.get(name, "") for name in PROVIDER_KEYS)}
-        self._secrets = sorted((s for s in found if len(s) >= MIN_CHARS), key=lambda s: (-len(s), s))
-        self._written = {_json(secret)[1:-1] for secret in self._secrets}
-        self._written |= {codec.dumps(secret)[1:-1] for secret in self._secrets}
+        keys = (os.environ.get(name, "") for name in PROVIDER_KEYS)
+        named = (secrets,) if isinstance(secrets, str) else secrets  # not its letters, each by itself
+        found = {*filter(None, named), *(key for key in keys if len(key) >= MIN_CHARS)}
+        longest = sorted(found, key=lambda s: (-len(s), s))
+        # In one pass, so that no secret is looked for in the word that stands for another.
+        self._secret = re.compile("|".join(map(re.escape, longest))) if longest else None
+        self._written = {_json(secret)[1:-1] for secret in longest}
+        self._written |= {codec.dumps(secret)[1:-1] for secret in longest}
 
     def line(self, row: dict[str, Any]) -> bytes:
         """``row`` as one JSON line."""
@@ -53,9 +58,7 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """``text`` with every secret replaced."""
-        for secret in self._secrets:
-            text = text.replace(secret, REDACTED)
-        return text
+        return text if self._secret is None else self._secret.sub(REDACTED, text)
 
     def _fields(self, row: dict[str, Any]) -> dict[str, Any]:
         redacted: dict[str, Any] = {}

@@ -55,10 +55,11 @@ class RLM:
     ``stream_tokens``: the root's reply as it comes, where the provider streams (default: for ``stream`` and ``astream``
     alone). ``trace``: a JSONL file, replaced by each run, or a folder, which gets one a run, written as the run goes (or
     a :class:`~dszig_py.trace.Tracer`, or a list of these); ``resumable``: beside that file everything is kept that
-    :meth:`resume` needs, whole inputs and replies (or beside the path given here); ``secrets``: values that are never written there, besides
-    those of providers' keys in the environment. ``telemetry``: OpenTelemetry spans (default: where the program has
-    configured a tracer provider; see ``dszig_py.telemetry``). ``output_dir``: where outputs of type ``File``
-    are put, nothing there being written over (default: ``dszig-outputs`` in the working directory).
+    :meth:`resume` needs, whole inputs and replies (or beside the path given here); ``secrets``: values that are never
+    written to a trace, besides those of providers' keys in the environment; what resuming needs has them. ``telemetry``:
+    OpenTelemetry spans (default: where the program has configured a tracer provider; see ``dszig_py.telemetry``).
+    ``output_dir``: where outputs of type ``File`` are put, nothing there being written over (default: ``dszig-outputs``
+    in the working directory).
 
     Raises SignatureError and InputError here, before any model call.
     """
@@ -131,7 +132,7 @@ class RLM:
         if beside is not False and not (isinstance(beside, (str, os.PathLike)) and os.path.splitext(beside)[1]):
             raise InputError("resumable=True keeps a run beside its trace: give trace= one file, such as run.jsonl")
         self.resumable = beside or None
-        self.secrets = tuple(secrets)
+        self.secrets = (secrets,) if isinstance(secrets, str) else tuple(secrets)
         self.telemetry = telemetry
         self.output_dir = os.path.abspath(os.path.expanduser(DEFAULT_FOLDER if output_dir is None else output_dir))
         self._lm, self._sub_lm, self._lms = lm, sub_lm, dict(lms or {})

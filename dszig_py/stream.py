@@ -46,7 +46,14 @@ class Stream:
     def __next__(self) -> Event:
         if self._over:
             raise StopIteration
-        event = self._events.get()
+        try:
+            event = self._events.get()
+        except (
+            BaseException
+        ) as error:  # Ctrl-C: a notebook keeps its traceback and with it this object, so the run would go on
+            self.close()
+            error.prediction = getattr(self._task.error, "prediction", None)  # type: ignore[attr-defined]  # as any call's
+            raise
         if event is _END:
             self._over = True
             self._task.result()  # raises what ended the run, if anything did

@@ -5,7 +5,7 @@
     invoke_agent dszig                 the run
     ├─ chat gpt-5                      a decision (or the extraction) of the root
     └─ execute_tool python             an iteration's code
-       ├─ chat gpt-5-mini              llm_query, predict: a model call from inside code
+       ├─ chat gpt-5-mini              llm_query, predict: a model call from inside code (of a direct route: of the run)
        ├─ execute_tool fetch_page      a tool of the caller's
        └─ execute_tool rlm_query       a child run asked for
           └─ invoke_agent dszig        the child run, its own spans below
@@ -43,6 +43,7 @@ from dszig_py.events import (
     SubCallFinished,
     SubCallStarted,
 )
+from dszig_py.previews import brief
 from dszig_py.redaction import Redactor
 from dszig_py.text import truncate
 from dszig_py.usage import Usage
@@ -58,7 +59,7 @@ __all__ = ["Telemetry", "telemetry"]
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 CONTENT_CHARS = 4_000  # of one text, where content is asked for
 
-_MODEL_CALLS = ("llm_query", "predict")
+_MODEL_CALLS = ("llm_query", "predict", "direct")
 
 
 def telemetry(asked: bool | None, secrets: Iterable[str] = ()) -> Telemetry | None:
@@ -149,6 +150,8 @@ class Telemetry:
         if opened is not None:
             said = [event.action.reasoning, *event.action.cells]
             self._end(opened, {**semconv.spent(event.usage), **self._messages("output_messages", "assistant", *said)})
+        if not event.action.cells:  # nothing is run: a reply without code, or a route that needs none
+            return
         told = {"operation": "execute_tool", "tool": "python", "tool_type": "function", "iteration": event.index}
         told |= self._texts(arguments=event.action.code)
         self._cells[event.run] = self._begin("execute_tool python", self._runs.get(event.run), told)
@@ -210,7 +213,7 @@ class Telemetry:
         told: dict[str, Any] = {"termination": why.kind, "cause": why.cause, "iterations": len(run.iterations)}
         told |= {"calls": run.usage.calls, "cost": run.usage.cost}
         told |= {"run_input_tokens": run.usage.input_tokens, "run_output_tokens": run.usage.output_tokens}
-        told |= self._messages("output_messages", "assistant", repr(dict(run.outputs)))
+        told |= self._messages("output_messages", "assistant", brief(dict(run.outputs), CONTENT_CHARS))
         described = why.detail if why.cause in ("provider", "environment") else ""
         error = (why.cause if why.kind == "error" else why.kind) if failed else ""
         self._end(self._runs.pop(run.id), told, error=error, described=described)

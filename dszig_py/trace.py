@@ -12,9 +12,10 @@ run       a run begins                 ``schema`` (first line), ``parent`` (the 
                                        ``isolation``, ``begun`` (Unix time), ``contract``,
                                        ``inputs`` (``name``, ``type``, ``size``, ``preview``)
 action    the model has decided        ``index``, ``action`` (``reasoning``, ``cells``, ``problem``), ``usage`` (the
-                                       decision's own), ``started``, ``decide_seconds``
-sub_call  a sub-call has ended         ``id``, ``kind`` (llm_query, predict, rlm_query, tool), ``batch`` and ``index``
-                                       (its place in a batch), ``prompt`` (a preview), ``prompt_chars`` (its full
+                                       decision's own), ``started``, ``decide_seconds``, ``compaction`` (of the history
+                                       before it: ``iterations``, ``summary``, ``variable``, ``chars``, ``usage``)
+sub_call  a sub-call has ended         ``id``, ``kind`` (llm_query, predict, rlm_query, tool; direct: the one call of a
+                                       direct route), ``batch`` and ``index`` (its place in a batch), ``prompt`` (a preview), ``prompt_chars`` (its full
                                        size), ``reply`` (whole), ``error``, ``model``, ``usage``, ``started``,
                                        ``seconds``, ``cached``, ``child`` (the run that answered)
 iteration its code has run             ``index``, ``execution`` (``stdout``, ``stdout_chars``, ``value``, ``error``,
@@ -122,7 +123,8 @@ class Tracer:
         if path.is_file():
             # Not truncated: another run may still be writing to it. That one keeps the file it has opened.
             path.resolve().unlink()
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        # A pipe that nobody reads must not hold up the loop that this is called on.
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
         self.path = path
 
     def _write(self, row: dict[str, Any]) -> None:

@@ -26,6 +26,8 @@ __all__ = [
     "Trajectory",
 ]
 
+SHOWN = 500  # characters of an output or of a termination in a repr
+
 Cause = Literal["model", "budget", "provider", "environment", "caller"]
 Kind = Literal[
     "submitted",
@@ -55,9 +57,9 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class SubCall:
-    """One call from inside code. ``kind``: llm_query, predict, rlm_query or tool; ``batch`` and ``index``: its place in a
-    batch. ``prompt`` is a preview of ``prompt_chars`` characters; ``reply`` is whole. ``trajectory``: a child run's.
-    ``started`` is seconds since the run began.
+    """One call from inside code. ``kind``: llm_query, predict, rlm_query, tool, or direct (of a route without code;
+    ``index`` is the attempt); ``batch`` and ``index``: its place in a batch. ``prompt`` is a preview of ``prompt_chars``
+    characters; ``reply`` is whole. ``trajectory``: a child run's. ``started`` is seconds since the run began.
     """
 
     id: str
@@ -183,7 +185,7 @@ class Trajectory:
         """
         from dszig_py.redaction import Redactor
 
-        redactor, path = Redactor(secrets), Path(path)
+        redactor, path = Redactor(secrets), Path(path).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             file.writelines(redactor.line(row) for row in self.rows())
@@ -203,7 +205,7 @@ class Trajectory:
         """
         from dszig_py import rows
 
-        return rows.load(Path(path).read_bytes().split(b"\n"), str(path))
+        return rows.load(Path(path).expanduser().read_bytes().split(b"\n"), str(path))
 
     def _repr_html_(self) -> str:
         from dszig_py.render import html
@@ -211,7 +213,8 @@ class Trajectory:
         return html.fragment(self)
 
     def __str__(self) -> str:
-        return f"Trajectory({self.signature!r}, {len(self.iterations)} iterations, {self.termination}, {self.usage})"
+        ended = "unfinished" if self.termination is None else _short(self.termination)
+        return f"Trajectory({self.signature!r}, {len(self.iterations)} iterations, {ended}, {self.usage})"
 
     __repr__ = __str__
 
@@ -259,5 +262,12 @@ class Prediction:
     def __repr__(self) -> str:
         from dszig_py.previews import brief
 
-        shown = [f"  {name} = {brief(value, 500)}" for name, value in self.outputs.items()]
-        return "\n".join(["Prediction(", *shown, f"  {self.termination}", f"  {self.usage}", ")"])
+        shown = [f"  {name} = {brief(value, SHOWN)}" for name, value in self.outputs.items()]
+        return "\n".join(["Prediction(", *shown, f"  {_short(self.termination)}", f"  {self.usage}", ")"])
+
+
+def _short(termination: Termination) -> str:
+    """Why a run ended, in one line for a terminal: a provider's words may be long, and hold escape sequences."""
+    from dszig_py.text import clean, truncate
+
+    return " ".join(truncate(clean(str(termination)), SHOWN).split())

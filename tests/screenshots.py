@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +20,8 @@ from dszig_py.lm import ScriptedLM
 from dszig_py.render.html import page
 from dszig_py.trajectory import Prediction
 
-CHROMIUM = Path("/usr/bin/chromium")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = Path(next(filter(None, map(shutil.which, NAMES)), "/usr/bin/chromium"))
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
@@ -144,9 +145,10 @@ def shot(document: str, picture: Path, width: int, height: int, *options: str) -
 
 
 def opened(document: str, *marks: str) -> str:
-    """The document with the details of these ids unfolded."""
+    """The document with the details around these ids unfolded."""
     for mark in marks:
-        document = re.sub(rf'(<details [^>]*id="[^"]*{mark}")', r"\1 open", document)
+        fold = document.rindex("<details", 0, document.index(f'-{mark}">')) + len("<details")
+        document = f"{document[:fold]} open{document[fold:]}"
     return document
 
 
@@ -161,6 +163,8 @@ pred</pre></div><div class="out">{fragment}</div>"""
 
 
 def main(folder: Path) -> None:
+    if not CHROMIUM.exists():
+        sys.exit(f"no browser to take pictures with; looked for {', '.join(NAMES)}")
     folder.mkdir(parents=True, exist_ok=True)
     pred = realistic()
     whole = page(pred.trajectory)

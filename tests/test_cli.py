@@ -235,6 +235,17 @@ def test_json_output(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture
     assert len(saved_runs(tmp_path)) == 1
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_an_int_too_long_to_be_written_is_hexadecimal(
+    model: Model, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    """Python and JSON readers stop at 4,300 digits; the run is paid for, so its output is told all the same."""
+    args = ["run", "text -> n: int", "--text", "t", *flags, "--main-cmd", model("SUBMIT(-(16 ** 5_000))")]
+    assert main(args) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert int(told["outputs"]["n"] if flags else told, 16) == -(16**5_000)
+
+
 def test_a_limit_is_exit_code_3_with_what_there_is(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     command = model("print(1)", extraction='{"answer": "partial"}')
     assert main(["-> answer", "-q", "--max-iters", "1", "--main-cmd", command]) == 3

@@ -11,9 +11,10 @@ from rich.console import Console
 from dszig_py import events
 from dszig_py.environments.base import Execution
 from dszig_py.events import Event
-from dszig_py.render.console import LiveView, printer, show
+from dszig_py.render.console import printer, show
+from dszig_py.render.live import LiveView
 from dszig_py.trajectory import Action, Extraction, Input, Iteration, Prediction, SubCall, Termination, Trajectory
-from dszig_py.usage import Usage
+from dszig_py.usage import Remaining, Usage
 
 HOSTILE = "\x1b[31m[bold]loud[/bold]\x1b]0;title\x07 :smile: [/]"
 TOLD = "[bold]loud[/bold] :smile: [/]"
@@ -139,6 +140,48 @@ def test_the_live_view_shows_the_end_of_a_reply_that_is_being_written() -> None:
     assert "anew" in now() and "line 999" not in now() and "about 1 token" in now()
     view(events.ActionChosen("r", 0, 1, Action("because", ("print(1)",))))
     assert "anew" not in now() and "print(1)" in now()
+
+
+def test_the_live_view_has_a_tree_of_children_and_what_the_budget_leaves() -> None:
+    """Each child below the run that asked for it, with what it is at; calls left are the tree's, iterations the root's."""
+    screen, file = console()
+    view = LiveView(screen)
+
+    def now() -> str:
+        file.seek(0)
+        file.truncate()
+        screen.print(view)
+        return file.getvalue()
+
+    view(events.IterationStarted("r", 0, 1))
+    view(events.ActionChosen("r", 0, 1, Action("", ("rlm_query_batched(...)",))))
+    view(events.SubCallStarted("r", 0, "r.1", "rlm_query"))
+    view(events.RunStarted("c", 1, HOSTILE, "a/small", parent="r.1"))
+    view(events.IterationStarted("c", 1, 1))
+    assert "── iteration 1, the model is deciding: [bold]loud" in now() and "left" not in now()
+    view(events.ActionChosen("c", 1, 1, Action("", ("x",))))
+    view(events.SubCallStarted("c", 1, "c.1", "rlm_query"))
+    view(events.RunStarted("g", 2, "a -> b", "a/small", parent="c.1"))
+    view(
+        events.BudgetChanged(
+            "r", 0, CALL, Remaining(iters=19, llm_calls=9, tokens=None, cost=1.5, seconds=None, depth=1)
+        )
+    )
+    view(
+        events.BudgetChanged("g", 2, CALL, Remaining(iters=7, llm_calls=8, tokens=900, cost=1.0, seconds=61.5, depth=0))
+    )
+    lines = now().splitlines()
+    child = next(n for n, line in enumerate(lines) if "iteration 1, the code is running, 1 sub-call in flight" in line)
+    assert lines[child + 1].startswith("    └── starting: a -> b")
+    assert lines[-1].rstrip() == "left  19 iterations, 8 sub-calls, 900 tokens, $1.0000, 1:01"
+    assert HOSTILE[:5] not in now()
+    for number in range(50):
+        view(events.RunStarted(f"many{number}", 1, "a -> b", "a/small", parent="r.1"))
+    assert "and 46 more child runs" in now() and now().count("\n") <= 20
+    view(events.RunFinished("g", 2, Prediction({}, run(depth=2))))
+    assert not now().splitlines()[child + 1].startswith("    ")
+    view(events.IterationFinished("r", 0, iteration(1)))
+    assert "──" not in now()
 
 
 def test_the_printer_writes_plain_lines_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,6 +112,8 @@ def test_an_evaluation_in_which_every_run_failed_is_an_error(tmp_path, capsys):
         (["needle", *SHORT, "--systems", "rml"], "did you mean 'rlm'"),
         (["needle", "-m", "reader", "--lengths", "8Q"], "write 8000, 8K or 1.5M"),
         (["needle", "-m", "reader", "--lengths", "50M"], "2,000 to 20,000,000"),
+        (["needle", "-m", "reader", "--lengths", ","], "no length is given"),
+        (["needle", *SHORT, "--json", "/proc/none/r"], "/proc/none/r.jsonl: "),
         (["needle"], "no model is configured"),
         (["rows:nowhere.csv", *SHORT], "nowhere.csv"),
         (["needle", *SHORT, "--total-cost", "1"], "needs max_cost"),

@@ -14,6 +14,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -259,6 +260,47 @@ def test_answers_are_judged(task, right, given, value):
     assert score.feedback
 
 
+DEEP: list = []
+for _ in range(2_000):
+    DEEP = [DEEP]
+CIRCLE: list = []
+CIRCLE.append(CIRCLE)
+ODD = {
+    "int": 10**5_000,
+    "nan": float("nan"),
+    "digits": "9" * 5_000,
+    "surrogate": "\ud800",
+    "deep": DEEP,
+    "circle": CIRCLE,
+    "pairs": [[1, 10**5_000], ["x", None], [[2]], {3: 4}],
+    "bytes": b"\xff",
+    "object": object(),
+}
+
+
+@pytest.mark.parametrize("given", ODD.values(), ids=ODD)
+def test_whatever_a_model_submits_is_judged_and_kept(given, tmp_path):
+    """Ints too long to be written, lists too deep to be shown: a score and a line of strict JSON, not an evaluation's end."""
+    number = tmp_path / "number.jsonl"
+    number.write_text(
+        '{"context": "c", "question": "q", "answer": 1.5}\n{"context": "c", "question": "q", "answer": "x"}'
+    )
+    own = from_file(number)
+    for task in (*TASKS.values(), own):
+        for example in task.examples(4_000, 2):
+            score = task.score(example, {"answer": given})
+            assert 0 <= score.value <= 1 and score.feedback
+
+    async def submits(task, example, setup):
+        return Outcome({"answer": given})
+
+    path = tmp_path / "r.jsonl"
+    evaluate("label_count", {"odd": submits}, lm=ReaderLM(), lengths=(4_000,), n=1, path=path)
+    for line in path.read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+    assert evaluate("label_count", {"odd": submits}, lm=ReaderLM(), lengths=(4_000,), n=2, path=path).rows[0].score < 1
+
+
 def test_rows_and_metric_serve_programs_of_any_frame():
     """Rows are plain data; metric takes mappings or objects, and whatever else a frame passes; judge adds feedback."""
     (row,) = rows("label_count", 4_000, 1, seed=5)
@@ -302,6 +344,10 @@ def test_oolong_rows_are_read(tmp_path):
     assert (one.length, two.length) == (32_768, 8_192)
     assert one.meta["answer_type"] == "NUMERIC"
     assert task.score(one, {"answer": "about 13"}).value == 0.75
+    user = replace(one, answer=44_436, meta={"answer_type": "ANSWER_TYPE.USER"})
+    assert [task.score(user, {"answer": f"User: {n}"}).value for n in (44_436, 44_437)] == [1.0, 0.0]
+    counted = replace(one, meta={"answer_type": "ANSWER_TYPE.NUMERIC"})
+    assert task.score(counted, {"answer": "Answer: 10"}).value == 0.75**2
     assert task.score(two, {"answer": "Answer: More common than."}).value == 1.0
     assert task.score(two, {"answer": "less common than"}).value == 0.0
 
@@ -525,6 +571,25 @@ def test_another_evaluation_is_not_mixed_in(tmp_path):
     path.write_text('{"schema": "other"}\n')
     with pytest.raises(InputError, match="line 1"):
         evaluate("needle", lm=ReaderLM(), lengths=(4_000,), n=1, path=path)
+
+
+def test_a_full_disk_ends_an_evaluation_and_a_rerun_goes_on(tmp_path):
+    """It says so in its own error; what was written is not run again, and a line that was cut is not mixed in."""
+    path = tmp_path / "r.jsonl"
+    code = f"""
+        import resource
+        from dszig_py.evals import ReaderLM, evaluate
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))  # takes a part of a line first, as a full disk does
+        evaluate("needle", "direct", lm=ReaderLM(), lengths=(4_000,), n=20, path={str(path)!r})
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert f"DszigError: {path}: results cannot be written" in done.stderr
+    kept = len(Evaluation.load(path).rows)
+    assert 0 < kept < 20 and path.stat().st_size == 2_000
+    again = []
+    options = {"lm": ReaderLM(), "lengths": (4_000,), "n": 20, "path": path, "on_row": again.append}
+    assert len(evaluate("needle", "direct", **options).rows) == 20 and len(again) == 20 - kept
 
 
 def test_what_a_provider_failed_at_is_tried_again(tmp_path):

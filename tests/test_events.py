@@ -6,6 +6,8 @@ import asyncio
 import contextvars
 import json
 import logging
+import os
+import signal
 import threading
 
 import pytest
@@ -89,18 +91,34 @@ def test_a_consumer_may_run_another_rlm():
     assert inner[0].answer == "done"
 
 
-def test_a_failing_consumer_is_logged_once(caplog):
-    """It goes on being told."""
+@pytest.mark.parametrize("error", [RuntimeError("a bug in the consumer"), SystemExit(3), KeyboardInterrupt()])
+def test_a_failing_consumer_is_logged_once(caplog, error):
+    """It goes on being told, whatever it raises: its thread would be gone, and the end of the run wait for it."""
     heard = []
 
     def fail(event):
         heard.append(event)
-        raise RuntimeError("a bug in the consumer")
+        raise error
 
     with caplog.at_level(logging.WARNING, "dszig_py"):
         assert make(on_event=fail)(text="t").answer == "done"
     assert isinstance(heard[-1], RunFinished)
     assert [record.message for record in caplog.records] == ["a consumer of events failed; the run goes on"]
+
+
+def test_ctrl_c_in_a_stream_ends_its_run():
+    """Also where the exception keeps the stream alive, as notebooks do; it carries what there is."""
+    stuck = ScriptedLM(["late"], delay=60)
+    code = "```python\nllm_query('never answered')\n```"
+    stream = RLM("text -> answer", lm=ScriptedLM([code]), sub_lm=stuck).stream(text="t")
+    interrupt = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        for event in stream:
+            if isinstance(event, SubCallStarted):
+                interrupt.start()
+    assert caught.value.prediction.termination.kind == "cancelled"
+    assert len(caught.value.prediction.trajectory.iterations[0].sub_calls) == 1
+    assert stream._task.wait(0) and list(stream) == []
 
 
 # Slow readers

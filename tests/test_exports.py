@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_trajectory import trajectories
 
 from dszig_py import RLM, Budget
 from dszig_py.exports import to_rlm_log, to_zigrlm_events
 from dszig_py.lm import ScriptedLM
-from dszig_py.trajectory import SubCall, Trajectory
+from dszig_py.trajectory import Compaction, SubCall, Trajectory
+from dszig_py.usage import Usage
 
 EVENTS = {
     *("start", "iteration", "model_response", "code_block", "repl_final", "repl_stderr", "repl_observation", "final"),
@@ -126,6 +131,43 @@ def test_a_limit_and_its_extraction_are_told():
     assert [kind for kind, _ in kinds] == ["fallback", "limit_exceeded", "final"]
     assert kinds[1][1].startswith("max_iters")
     assert kinds[2][1] == "partial"
+
+
+def test_the_log_ends_with_the_extraction_where_nothing_was_submitted():
+    """A visualizer takes the answer from the rows; an extraction is one more, without code. A failed one has no answer."""
+    limited = run(cell("print(1)"), '{"answer": "partial"}', budget=Budget(max_iters=1))
+    _, first, last = to_rlm_log(limited)
+    assert set(last) == set(first) == ITERATION
+    assert (first["final_answer"], last["final_answer"], last["iteration"], last["code_blocks"]) == (
+        None,
+        "partial",
+        2,
+        [],
+    )
+    assert "partial" in last["response"]
+    assert last["prompt"] == [{"role": "user", "content": limited.iterations[0].observation}]
+    *_, failed = to_rlm_log(replace(limited, extraction=replace(limited.extraction, error="not in the reply")))
+    assert (failed["final_answer"], failed["response"]) == (None, "not in the reply")
+
+
+def test_a_compaction_is_told_before_the_decision_it_was_made_for(trajectory):
+    """As zigrlm's event of that name, with the summary."""
+    first, second, *rest = trajectory.iterations
+    made = replace(second, compaction=Compaction(1, "what was found so far"))
+    events = list(to_zigrlm_events(replace(trajectory, iterations=(first, made, *rest))))
+    at = next(n for n, event in enumerate(events) if event["event"] == "compaction")
+    assert events[at]["preview"] == "what was found so far"
+    assert [event["event"] for event in events[at - 1 : at + 2]] == ["repl_observation", "compaction", "iteration"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(trajectories(), st.sampled_from([None, float("inf"), float("nan"), -1e300]))
+def test_whatever_can_be_loaded_can_be_exported(run, odd):
+    """Strict JSON without infinities, also of times that are none and of ints too long to be written."""
+    if odd is not None:
+        run = replace(run, begun=odd, seconds=odd, usage=Usage(1, cost=odd))
+    for line in (*to_zigrlm_events(run), *to_rlm_log(run)):
+        json.loads(json.dumps(line, allow_nan=False))
 
 
 def test_an_unfinished_run_has_no_final():

@@ -36,7 +36,7 @@ ATTRIBUTES = set(
     "name x y width height rx d viewbox preserveaspectratio".split()
 )
 CALL = Usage(1, 10, 2, 0.5, 0.4)
-browser = pytest.mark.skipif(not screenshots.CHROMIUM.exists(), reason="/usr/bin/chromium is not installed")
+browser = pytest.mark.skipif(not screenshots.CHROMIUM.exists(), reason="no Chromium is installed")
 
 
 class Parsed(HTMLParser):
@@ -271,6 +271,18 @@ def test_children_stand_where_they_ran_and_parallel_calls_are_counted():
     assert (peak(waiting), peak(waiting[:0]), peak([SubCall("1", "tool", seconds=1.0)] * 4)) == (1, 0, 4)
 
 
+def test_what_only_looks_like_evidence_is_shown_as_data():
+    """Outputs of a model's making: positions that are none, ints too long to be written."""
+    right = {"variable": "book", "start": 3, "end": 9, "text": "<b>said"}
+    for odd in ({"start": 10**5_000}, {"end": "x"}, {"text": 10**5_000}, {"variable": None}):
+        for value in ({**right, **odd}, [{**right, **odd}]):
+            document = page(Trajectory("r", "a -> b", outputs={"answer": value}))
+            assert_sound(document)
+            assert "<blockquote" not in document
+    quoted = page(Trajectory("r", "a -> b", outputs={"answer": [right]}))
+    assert "<blockquote" in quoted and "book[3:9]" in quoted and "&lt;b&gt;said" in quoted
+
+
 def test_fragments_of_one_run_share_a_page():
     """Identifiers differ, styles reach nothing but the fragments, and links stay inside their own."""
     run = nested()
@@ -408,6 +420,21 @@ def test_nothing_hostile_runs_in_a_browser(tmp_path):
         body = re.search(r"<body[^>]*>", dumped)[0]
         assert "hacked" not in body
         assert "<img" not in dumped and "<script" not in dumped
+
+
+@browser
+def test_a_bar_leads_to_its_iteration_unfolded(tmp_path):
+    """A link of the timeline opens what it leads to, and what that is folded in, and nothing else."""
+    file = tmp_path / "run.html"
+    file.write_text(page(nested()), encoding="utf-8")
+    for mark, around in (("dz-r0-i2", 1), ("dz-r0-i1", 1), ("dz-r1", 3), ("dz-r2-i2", 6)):
+        dumped = chromium("--dump-dom", f"{file.as_uri()}#{mark}")
+        path = re.findall(r"<details[^>]*>|</details>", dumped[: dumped.index(f'id="{mark}"')])
+        folds = []
+        for found in path:
+            folds.append(found) if found != "</details>" else folds.pop()
+        assert all("open" in fold for fold in folds) and len(folds) >= around, mark
+        assert len(re.findall(r'<details class="dz-iteration" open', dumped)) == sum("iteration" in f for f in folds)
 
 
 @browser

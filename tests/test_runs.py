@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from test_trajectory import trajectories
 
 from dszig_py import RLM, Trajectory
 from dszig_py.cli import main
 from dszig_py.lm import ScriptedLM
 from dszig_py.render.compare import compare
-from dszig_py.render.console import rich_console
+from dszig_py.render.console import rich_console, show
 from dszig_py.trajectory import Termination
 from dszig_py.usage import Usage
 
@@ -70,6 +76,46 @@ def test_runs_that_did_not_end_are_listed_as_such_and_other_files_are_not(folder
     told = capsys.readouterr().out
     assert "unfinished" in told
     assert told.count("text -> answer") == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "values"),
+    [
+        (0, {"begun": "yesterday"}),
+        (0, {"begun": 1e300}),
+        (0, {"begun": None, "signature": ["\x1b[31m"], "model": 7}),
+        (-1, {"iterations": "many", "seconds": {}, "termination": {"kind": 5}}),
+        (-1, {"usage": {"calls": None, "input_tokens": "x", "cost": {"~": ["float", "nan"]}}}),
+        (-1, {"usage": {"calls": 10**400, "output_tokens": float("inf")}}),
+    ],
+)
+def test_a_damaged_run_does_not_hide_the_others(folder, capsys, row, values):
+    """It is listed with what can be read of it, after the newer and before the older; JSON stays JSON."""
+    for number, id in enumerate(("old", "bad", "new")):
+        path = saved(folder, id, 1_700_000_000.0 + number)
+        if id == "bad":
+            lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+            lines[row] |= values
+            path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert main(["runs"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told if line[:1].isdigit()] == ["1", "2", "3"]
+    assert "\x1b" not in "".join(told)
+    assert main(["runs", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["number"] for row in rows] == [1, 2, 3] and rows[0]["tokens"] == rows[2]["tokens"] == 120
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(trajectories(), trajectories(), st.sampled_from([None, float("inf"), float("nan"), -1e300]))
+def test_whatever_can_be_loaded_can_be_shown(first, second, odd):
+    """In the terminal, alone and beside another, also times that are none and ints too long to be written."""
+    if odd is not None:
+        first = replace(first, begun=odd, seconds=odd, usage=Usage(1, cost=odd, seconds=odd))
+    for width in (40, 140):
+        screen = Console(file=io.StringIO(), width=width, markup=False)
+        show(first, screen)
+        compare(first, second, screen)
 
 
 def test_no_runs_at_all(tmp_path, capsys):

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from dszig_py import RLM, LMError, semconv
+from dszig_py import RLM, LMError, Strategy, semconv
 from dszig_py.lm import ScriptedLM
 from dszig_py.telemetry import CAPTURE
 
@@ -116,6 +116,29 @@ def test_spans_say_what_was_called_and_what_it_took(spans):
             above = by_id[span.parent.span_id]
             # a run's beginning is read from the wall clock a moment before its span is made
             assert above.start_time <= span.start_time <= span.end_time <= above.end_time + 2_000_000
+
+
+def test_a_direct_route_is_a_model_call_and_runs_no_code(spans):
+    """Its span has the model and what it took."""
+    prediction = make('{"answer": "a"}', strategy=Strategy(route="direct"))(text="t")
+    assert tree(spans()) == [("invoke_agent dszig", [("chat gpt-5", [])])]
+    (call,) = named(spans(), "chat gpt-5")
+    assert call.kind == SpanKind.CLIENT
+    assert call.attributes["gen_ai.usage.input_tokens"] == prediction.usage.input_tokens > 0
+    assert call.attributes["dszig.sub_call.kind"] == "direct"
+
+
+def test_an_output_without_a_repr_does_not_leave_the_runs_span_open(spans):
+    """Python refuses to write ints of over 4,300 digits."""
+    RLM("text -> n: int", lm=ScriptedLM([cell("SUBMIT(10**5_000)")]))(text="t")
+    assert [span.name for span in spans()][-1] == "invoke_agent dszig"
+
+
+def test_a_reply_without_code_has_no_span_of_a_cell(spans):
+    """Two decisions, one execution."""
+    make("I will think about it.", cell("SUBMIT(answer='a')"))(text="t")
+    run = [("chat gpt-5", []), ("chat gpt-5", []), ("execute_tool python", [])]
+    assert tree(spans()) == [("invoke_agent dszig", run)]
 
 
 @pytest.mark.parametrize("face", ["sync", "async"])

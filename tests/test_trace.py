@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import re
 import signal
 import subprocess
@@ -325,11 +326,12 @@ def test_a_run_that_ends_by_an_exception_has_its_end_in_the_trace(tmp_path, erro
 # What must not happen
 
 
-@pytest.mark.parametrize("place", ["/dev/full", "file/below.jsonl"])
+@pytest.mark.parametrize("place", ["/dev/full", "file/below.jsonl", "pipe.jsonl"])
 def test_a_trace_that_cannot_be_written_warns_once_and_the_run_goes_on(tmp_path, monkeypatch, place):
-    """A full disk and a folder that cannot be made."""
+    """A full disk, a folder that cannot be made, a pipe that nobody reads."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe.jsonl")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert tree(place).answer.startswith("['<x of p0>")
@@ -337,7 +339,7 @@ def test_a_trace_that_cannot_be_written_warns_once_and_the_run_goes_on(tmp_path,
 
 
 def test_secrets_are_taken_out_by_value_wherever_they_stand(tmp_path, monkeypatch):
-    """In code, prompts, replies, outputs and their keys; names that look like secrets stay, and so do short values."""
+    """In code, prompts, replies, outputs and their keys; names that look like secrets stay, and so do short keys."""
     secret, key, short = 'n0t"for\nyou é', "sk-live-0123456789", "sk-1"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     monkeypatch.setenv("GROQ_API_KEY", short)
@@ -358,13 +360,28 @@ def test_secrets_are_taken_out_by_value_wherever_they_stand(tmp_path, monkeypatc
     assert key.encode() not in prediction.trajectory.save(tmp_path / "s.jsonl", secrets=[secret]).read_bytes()
 
 
-@given(st.text(min_size=8, max_size=12), st.text(max_size=20), st.text(max_size=20))
+@given(st.text(min_size=1, max_size=12), st.text(max_size=20), st.text(max_size=20))
 def test_redaction_leaves_no_occurrence_and_valid_lines(secret, before, after):
-    """Whatever characters a secret has: also those that JSON writes as escapes."""
+    """Whatever characters a secret has, also those that JSON writes as escapes, and however few they are."""
     row = {"event": "sub_call", "run": "r", "prompt": f"{before}{secret}{after}", "reply": "\\" + secret[1:]}
-    read = json.loads(trace.Redactor([secret]).line(row))
-    assert secret not in read["prompt"].replace("[redacted]", "\0")
+    read = json.loads(trace.Redactor(["", secret]).line(row))
+    parts = read["prompt"].split("[redacted]")
+    assert len(parts) > 1 and not any(secret in part for part in parts)
     assert (read["event"], read["run"]) == ("sub_call", "r")
+
+
+def test_a_secret_that_is_no_list_is_one_secret(tmp_path):
+    """Not its letters; and what an environment lacks is none."""
+    rlm = RLM("text -> answer", lm=ScriptedLM([cell("SUBMIT(text)")]), trace=tmp_path / "t.jsonl", secrets="hunter2")
+    rlm(text="hunter2 hunts")
+    assert Trajectory.load(tmp_path / "t.jsonl").outputs == {"answer": "[redacted] hunts"}
+    assert trace.Redactor("hunter2").text("hunter2 hunts") == "[redacted] hunts"
+    assert trace.Redactor([None, "hunter2"]).text("hunter2") == "[redacted]"
+
+
+def test_one_secret_is_not_looked_for_in_the_word_for_another():
+    """ "redacted" may be a secret, and the longest of two that begin alike is taken whole."""
+    assert trace.Redactor(["hunter2", "hunter", "act"]).text("hunter2 hunter act") == "[redacted] [redacted] [redacted]"
 
 
 # Round trip

@@ -219,6 +219,13 @@ def test_what_is_no_saved_run_is_refused_with_its_path(change, told):
     assert "run.jsonl" in str(caught.value)
 
 
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    """As a trace's: where it is saved it is found again."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert example().save("~/runs/r.jsonl") == tmp_path / "runs" / "r.jsonl"
+    assert Trajectory.load("~/runs/r.jsonl") == example()
+
+
 def test_a_missing_file_is_a_missing_file(tmp_path):
     """Not a ValueError: nothing is wrong with its content."""
     with pytest.raises(FileNotFoundError):
@@ -247,6 +254,16 @@ def test_a_trajectory_says_itself_in_one_line():
     assert "\n" not in text
     for part in ("'text -> answer'", "2 iterations", "submitted (model)", "0 calls"):
         assert part in text
+
+
+def test_why_a_run_ended_is_printed_short_and_does_nothing_to_a_terminal():
+    """A provider's words: escape sequences go, lines become one, most of a long text is left out."""
+    told = "\x1b[31mno\x1b]0;title\x07 answer\nwithin 60 s " + "x" * 100_000
+    run = example(termination=Termination("error", "provider", told))
+    for text in (repr(run), repr(Prediction({"answer": None}, run))):
+        assert "error (provider): no answer within 60 s" in text
+        assert not {"\x1b", "\x07"} & set(text) and len(text) < 1_000
+    assert "\n" not in repr(run) and "unfinished" in repr(example(termination=None))
 
 
 def test_sub_calls_are_listed_with_those_of_children_in_order():

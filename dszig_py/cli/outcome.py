@@ -48,6 +48,8 @@ class Report:
     resumable: str | None = None
 
 
+MOST_BITS = 14_000  # of an int that Python still writes in decimal: 4,300 digits
+
 Go = Callable[[dict[str, Any]], "Prediction"]  # a run, given what of RLM's options this module decides on
 
 
@@ -147,7 +149,9 @@ def _subscriber(stack: ExitStack, report: Report) -> Callable[[Event], None] | N
 
     screen = console.rich_console(stderr=True)
     if screen.is_interactive and sys.stderr.isatty():
-        return stack.enter_context(console.LiveView(screen))
+        from dszig_py.render.live import LiveView
+
+        return stack.enter_context(LiveView(screen))
     return _all_but_the_end(console.printer())
 
 
@@ -275,6 +279,8 @@ def _jsonable(value: Any) -> Any:
 def _strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return hex(value)
     if isinstance(value, str):
         return value if value.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", value)
     if isinstance(value, list):

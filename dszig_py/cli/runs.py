@@ -20,6 +20,7 @@ __all__ = ["command", "saved"]
 
 PIECE = 16_384  # bytes read at a time from either end
 MOST = 4 << 20  # a line longer than this is not looked for
+MOST_AMOUNT = 1e15
 STAMP = re.compile(r"(\d{8}-\d{6})-")
 
 
@@ -102,19 +103,31 @@ def _row(number: int, path: Path) -> Row | None:
     is_end = last.get("event") == "end" and last.get("run") == head.get("run")
     ended = _part(last, "termination") if is_end else {}
     usage = _part(last, "usage") if is_end else {}
+    tokens = [_amount(usage, name, 0) for name in ("input_tokens", "output_tokens")]
     return Row(
         number,
         str(path),
-        float(head.get("begun", 0.0)),
+        float(_amount(head, "begun", 0.0) or 0.0),
         str(head.get("signature", "")),
         str(head.get("model", "")),
         str(ended["kind"]) if "kind" in ended else None,
-        last.get("iterations") if is_end else None,
-        usage.get("calls", 0) if is_end else None,
-        usage.get("input_tokens", 0) + usage.get("output_tokens", 0) if is_end else None,
-        usage.get("cost", 0.0) if is_end else None,
-        last.get("seconds") if is_end else None,
+        _whole(last, "iterations", None) if is_end else None,
+        _whole(usage, "calls", 0) if is_end else None,
+        int(sum(count for count in tokens if count is not None)) if is_end and None not in tokens else None,
+        _amount(usage, "cost", 0.0) if is_end else None,
+        _amount(last, "seconds", None) if is_end else None,
     )
+
+
+def _amount(row: dict[str, Any], name: str, default: float | None) -> float | None:
+    """A number of a row, ``None`` for whatever else stands there: a damaged file must not hide all others."""
+    value = row.get(name, default)
+    return value if type(value) in (int, float) and abs(value) < MOST_AMOUNT else None
+
+
+def _whole(row: dict[str, Any], name: str, default: int | None) -> int | None:
+    value = _amount(row, name, default)
+    return None if value is None else int(value)
 
 
 def _first(file: Any) -> bytes:
@@ -177,7 +190,9 @@ def _print(rows: list[Row]) -> None:
 
 
 def _cells(row: Row) -> list[str]:
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.when))
+    from dszig_py.render.console import begun
+
+    when = begun(row.when, "%Y-%m-%d %H:%M")
     numbers = [_number(row.iterations), _number(row.calls), _cost(row)]
     return [str(row.number), when, clean(row.signature), row.ended or "unfinished", *numbers]
 

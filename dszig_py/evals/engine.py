@@ -79,6 +79,8 @@ async def aevaluate(
     """
     if n < 1 or max_concurrency < 1:
         raise InputError("n and max_concurrency must be at least 1")
+    if not lengths:
+        raise InputError("no length is given; lengths are characters of context, (8_000, 128_000) say")
     found = suite.resolve_all(tasks)
     used = budget or Budget()
     config = Config(found, _sendable(systems), lm, sub_lm, seed, used, environment, max_concurrency)

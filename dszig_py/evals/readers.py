@@ -31,7 +31,8 @@ def oolong(path: str | Path, *, name: str = "oolong") -> Task:
     """``oolong-synth`` rows: ``context_window_text``, ``question``, ``answer``, and where given ``answer_type``.
 
     The answer may be a list in text form with one element, also a ``datetime.date``. Numbers score 0.75 to the power of
-    the distance, dates and comparisons ("more common than") are found in a sentence, all else must match.
+    the distance (those of another ``answer_type``, a user's say, must be the same), dates and comparisons ("more common
+    than") are found in a sentence, all else must match.
     """
 
     def made(row: Row) -> Made:
@@ -186,14 +187,16 @@ def _typed_answer(example: Example, given: Any) -> Score:
     """Numbers by their distance, lists as sets, dates however written, all else by the words without regard to case."""
     right = example.answer
     if isinstance(right, (int, float)) and not isinstance(right, bool):
-        return scoring.count(example, given)
+        kind = str(example.meta.get("answer_type") or "NUMERIC").upper().rpartition(".")[2]
+        return scoring.count(example, given) if kind == "NUMERIC" else scoring.identity(example, given)
     if isinstance(right, (list, tuple)):
         return scoring.names(example, given)
     if _DAY.fullmatch(str(right)):
         return scoring.day(example, given)
     if str(right).lower().startswith(scoring.COMPARISONS):
         return scoring.compared(example, given)
-    said = str(given).rpartition(":")[2].strip(" .*\"'[]").lower()
-    if str(right).strip(" .").lower() in (said, str(given).strip().lower()):
+    told = scoring.as_text(given)
+    said = told.rpartition(":")[2].strip(" .*\"'[]").lower()
+    if str(right).strip(" .").lower() in (said, told.strip().lower()):
         return Score(1.0, "right")
-    return Score(0.0, f"right is {right!r}, the answer was {str(given)[:200]!r}")
+    return Score(0.0, f"right is {right!r}, the answer was {told[:200]!r}")

@@ -13,9 +13,10 @@ from typing import Any, cast
 
 from pydantic_core import to_jsonable_python
 
-from dszig_py.errors import InputError
+from dszig_py.errors import DszigError, InputError
 from dszig_py.evals.systems import Outcome
 from dszig_py.evals.tasks import Example, Score
+from dszig_py.previews import brief
 
 __all__ = ["SCHEMA", "Key", "Row", "Store", "read"]
 
@@ -79,8 +80,11 @@ class Row:
 
 def plain(value: Any) -> Any:
     """``value`` as JSON holds it; text where it is too big to keep or of no kind JSON knows."""
-    data = to_jsonable_python(value, fallback=str, bytes_mode="base64", inf_nan_mode="strings")
-    text = json.dumps(data)
+    try:
+        data = to_jsonable_python(value, fallback=str, bytes_mode="base64")
+        text = json.dumps(data, allow_nan=False)
+    except (ValueError, RecursionError):  # no number to JSON, or too long or too deep to be written
+        return brief(value, KEPT)
     return data if len(text) <= KEPT else f"{text[:KEPT]} ..."
 
 
@@ -88,8 +92,8 @@ class Store:
     """Rows by key, in memory and, with a path, in a JSONL file whose first line says what the rows are results of."""
 
     def __init__(self, path: str | os.PathLike[str] | None, head: Mapping[str, Any]) -> None:
-        self.path = None if path is None else Path(path)
-        self.head = {"schema": SCHEMA, **plain(head)}
+        self.path = None if path is None else Path(path).expanduser()
+        self.head = {"schema": SCHEMA, **{name: plain(value) for name, value in head.items()}}
         self.rows: dict[Key, Row] = {}
         self.earlier: list[Row] = []  # every row found in the file, also those that were tried again: all of them cost
         self._fd: int | None = None
@@ -97,8 +101,11 @@ class Store:
             self._open(self.path)
 
     def _open(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -137,8 +144,11 @@ class Store:
     def _write(self, data: Mapping[str, Any]) -> None:
         assert self._fd is not None
         line = json.dumps(data).encode() + b"\n"
-        while line:
-            line = line[os.write(self._fd, line) :]
+        try:
+            while line:
+                line = line[os.write(self._fd, line) :]
+        except OSError as error:
+            raise DszigError(f"{self.path}: results cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Let go of the file. May be called twice."""
@@ -149,7 +159,7 @@ class Store:
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Row]]:
     """Head and rows of a results file, of each key the last one. Raises ``ValueError`` for another kind of file."""
-    data = Path(path).read_bytes()
+    data = Path(path).expanduser().read_bytes()
     head, rows = _parsed(data[: data.rfind(b"\n") + 1], str(path))
     return head, list({row.key: row for row in rows}.values())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from itertools import zip_longest
 
@@ -62,7 +61,7 @@ def _plain(side: RenderableType) -> str | None:
 
 def _head(first: Trajectory, second: Trajectory) -> Iterator[Part]:
     yield "run", _text(first.id), _text(second.id)
-    yield "begun", _text(_when(first)), _text(_when(second))
+    yield "begun", _text(one.begun(first.begun)), _text(one.begun(second.begun))
     yield "signature", _text(first.signature), _text(second.signature)
     yield "model", _text(first.model), _text(second.model)
     given, also = ({i.name: f"{i.type}, {i.size}\n{i.preview}" for i in run.inputs} for run in (first, second))
@@ -95,14 +94,10 @@ def _kinds(calls: tuple[SubCall, ...]) -> str:
 
 def _end(first: Trajectory, second: Trajectory) -> Iterator[Part]:
     for name in dict.fromkeys([*first.outputs, *second.outputs]):
-        yield f"output {clean(name)}", _text(_output(first, name)), _text(_output(second, name))
+        left, right = (_text(one.output(run.outputs.get(name))) for run in (first, second))
+        yield f"output {clean(name)}", left, right
     unfinished = "unknown: the file ends before the run does"
     yield "ended", _text(str(first.termination or unfinished)), _text(str(second.termination or unfinished))
-
-
-def _output(run: Trajectory, name: str) -> str:
-    value = run.outputs.get(name)
-    return value if isinstance(value, str) else repr(value)
 
 
 def _usages(first: Trajectory, second: Trajectory) -> Table:
@@ -128,10 +123,6 @@ def _spent(first: Trajectory, second: Trajectory) -> Iterator[tuple[str, float |
     for model in dict.fromkeys([*a.by_model, *b.by_model]):
         left, right = (usage.by_model.get(model, Usage()).tokens for usage in (a, b))
         yield f"tokens, {clean(model)}", left, right, ",d"
-
-
-def _when(run: Trajectory) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.begun))
 
 
 def _text(text: str) -> Text:

@@ -1,4 +1,4 @@
-"""Runs in a terminal: a plain line an event, a live view of a run, and a saved run in full.
+"""Runs in a terminal: a plain line an event, and a saved run in full. A run under way is in ``dszig_py.render.live``.
 
 Whatever a model wrote is cleaned of control characters and shown as Text, so that neither escapes nor rich markup in it
 mean anything to the terminal.
@@ -7,31 +7,28 @@ mean anything to the terminal.
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.padding import Padding
 from rich.rule import Rule
-from rich.spinner import Spinner
 from rich.syntax import Syntax
 from rich.text import Text
 
 from dszig_py import events
 from dszig_py.events import Event
-from dszig_py.lm.base import estimate_tokens
+from dszig_py.previews import brief
 from dszig_py.text import clean
-from dszig_py.trajectory import Extraction, Iteration, Prediction, SubCall, Trajectory
+from dszig_py.trajectory import Extraction, Iteration, SubCall, Trajectory
 from dszig_py.usage import Usage
 
-__all__ = ["LiveView", "printer", "show"]
+__all__ = ["begun", "output", "printer", "show"]
 
 LINE_CHARS = 600  # of one line of code or output in the live view: more only wraps over the screen
 CODE_LINES, OBSERVATION_LINES = 16, 8
-TAIL_CHARS, TAIL_LINES = 600, 4  # of a reply that is being written
+OUTPUT_CHARS = 20_000  # of an output that cannot be shown in full
 SUB_CALLS_SHOWN = 10  # of one iteration, in a saved run
 
 
@@ -74,124 +71,28 @@ def told(event: Event) -> str:
             return ""
 
 
-class LiveView:
-    """A context manager and a subscriber: finished iterations stay above, below them what goes on right now.
-
-    Events come from the run's loop while rich draws from a thread of its own, so both take the lock; printing happens
-    outside it, because rich holds its own lock while it asks for what to draw.
-    """
-
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
-        self._lock = threading.RLock()
-        self._started = time.monotonic()
-        self._now: list[RenderableType] = []
-        self._doing = "starting"
-        self._calls: dict[str, bool] = {}  # id -> whether it has finished, of the running iteration, children included
-        self._failed = 0
-        self._attempt, self._heard, self._tail = (
-            1,
-            0,
-            "",
-        )  # of the reply that is being written: characters, the last of them
-        self._spent = Usage()
-        self._spinner = Spinner("dots" if "utf" in self.console.encoding.lower() else "line")
-        self._live = Live(self, console=self.console, transient=True, refresh_per_second=8)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def __call__(self, event: Event) -> None:
-        with self._lock:
-            stays = self._root(event) if event.depth == 0 else []
-            self._anywhere(event)
-        if stays:
-            self.console.print(Group(*stays))
-
-    def _root(self, event: Event) -> list[RenderableType]:
-        """Take over an event of the root run; what of it stays on the screen."""
-        match event:
-            case events.RunStarted():
-                return [_labelled("signature", event.signature), _labelled("model", event.model)]
-            case events.IterationStarted():
-                self._now = [_rule(event.index, "")]
-                self._calls, self._failed = {}, 0
-                self._attempt, self._heard, self._tail = 1, 0, ""
-                self._doing = "the model is deciding"
-            case events.TokensArrived():
-                self._hear(event)
-            case events.ActionChosen():
-                reasoning, code = _headline(event.action.reasoning), event.action.code
-                self._now = [_rule(event.index, ""), *_said(reasoning), *_code(code, self._room())]
-                self._doing = "the code is running"
-            case events.IterationFinished():
-                self._now, self._calls, self._failed = [], {}, 0
-                self._doing = "the run goes on"
-                return list(_finished(event.iteration))
-            case events.RunFinished():
-                self._doing = "done"
-            case _:
-                pass
-        return []
-
-    def _hear(self, event: events.TokensArrived) -> None:
-        """The reply as it comes: its end is shown, all of it follows when it is whole."""
-        if event.attempt != self._attempt:  # it broke off and is written anew
-            self._attempt, self._heard, self._tail = event.attempt, 0, ""
-        self._heard += len(event.text)
-        self._tail = (self._tail + event.text)[-TAIL_CHARS:]
-        shown = clean(self._tail).strip("\n").split("\n")[-TAIL_LINES:]
-        self._now = [_rule(event.index, ""), _indented(Text("\n".join(shown), style="dim"), 2)]
-        self._doing = f"the model is writing: about {_count(estimate_tokens(self._heard), 'token')}"
-
-    def _anywhere(self, event: Event) -> None:
-        match event:
-            case events.SubCallStarted():
-                self._calls.setdefault(event.id, False)
-            case events.SubCallFinished(sub_call=call):
-                self._calls[call.id] = True
-                self._failed += bool(call.error)
-                if call.trajectory is None and not call.cached:  # a child's calls have been counted one by one
-                    self._spent += call.usage
-            case events.IterationFinished():
-                self._spent += event.iteration.usage
-            case events.RunFinished():
-                self._closed(event.depth, event.prediction)
-            case _:
-                pass
-
-    def _closed(self, depth: int, prediction: Prediction) -> None:
-        extraction = prediction.trajectory.extraction
-        if depth == 0:
-            self._spent = prediction.usage
-        elif extraction is not None:
-            self._spent += extraction.usage
-
-    def _room(self) -> int:
-        """Lines of code that leave the status on the screen."""
-        return max(4, min(CODE_LINES, self.console.height - 8))
-
-    def __rich__(self) -> RenderableType:
-        with self._lock:
-            done = sum(self._calls.values())
-            status = self._doing
-            if self._calls:
-                status = f"running: {_count(len(self._calls) - done, 'sub-call')} in flight, {done:,} finished"
-                status += f", {self._failed:,} failed" if self._failed else ""
-            seconds = int(time.monotonic() - self._started)
-            spent = f"{seconds // 60}:{seconds % 60:02d}, {_brief_usage(self._spent)}"
-            self._spinner.update(text=Text(status))
-            return Group(*self._now, self._spinner, Text(spent, style="dim"))
-
-
 def show(trajectory: Trajectory, console: Console) -> None:
     """Print a saved run in full: what it was, every iteration, child runs inside theirs, why it ended, what it cost."""
     for part in _whole(trajectory):
         console.print(part)
+
+
+def begun(moment: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """Unix time as the local one, "?" where it is none: a record is read from a file that anyone may have written."""
+    try:
+        return time.strftime(form, time.localtime(moment))
+    except (OverflowError, OSError, ValueError):
+        return "?"
+
+
+def output(value: Any) -> str:
+    """An output in full, text as it is; of what has no ``repr`` (an int of 5,000 digits) what can be said."""
+    if isinstance(value, str):
+        return value
+    try:
+        return repr(value)
+    except Exception:  # foreign code, or Python's own limit of digits
+        return brief(value, OUTPUT_CHARS)
 
 
 def _whole(run: Trajectory) -> Iterable[RenderableType]:
@@ -201,9 +102,7 @@ def _whole(run: Trajectory) -> Iterable[RenderableType]:
     head["route"] = run.route
     yield from (_labelled(name, text) for name, text in head.items() if text)
     if run.begun:
-        yield _labelled(
-            "begun", f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(run.begun))}, {run.seconds:.1f} s"
-        )
+        yield _labelled("begun", f"{begun(run.begun)}, {run.seconds:.1f} s")
     for given in run.inputs:
         yield _labelled("input", ", ".join(part for part in (f"{given.name}: {given.type}", given.size) if part))
     for iteration in run.iterations:
@@ -212,7 +111,7 @@ def _whole(run: Trajectory) -> Iterable[RenderableType]:
         yield from _extraction(run.extraction)
     yield Rule(style="dim")
     for name, value in run.outputs.items():
-        yield _labelled("output", f"{name} = {value if isinstance(value, str) else repr(value)}")
+        yield _labelled("output", f"{name} = {output(value)}")
     yield _labelled("ended", str(run.termination or "unknown: the file ends before the run does"))
     yield _labelled("spent", str(run.usage))
     yield from _split_usage(run.usage)
@@ -266,14 +165,6 @@ def _split_usage(usage: Usage) -> Iterable[RenderableType]:
             _labelled("", f"{_line(model, 60)}: {_brief_usage(part)}") for model, part in usage.by_model.items()
         )
         yield from (_labelled("", f"depth {depth}: {_brief_usage(part)}") for depth, part in usage.by_depth.items())
-
-
-def _finished(iteration: Iteration) -> Iterable[RenderableType]:
-    """One iteration as it stays in the terminal: bounded, because a run may have many."""
-    yield _rule(iteration.index, _spent_on(iteration))
-    yield from _said(_headline(iteration.action.reasoning))
-    yield from _code(iteration.action.code, CODE_LINES)
-    yield _observed(_bounded(iteration.observation, OBSERVATION_LINES))
 
 
 def _rule(index: int, about: str) -> Rule:

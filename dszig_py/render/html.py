@@ -157,10 +157,9 @@ class _View:
             self._sub_calls(calls),
             *parts.observed(iteration, self.chars),
         ]
-        within = tag("div", *body, class_="dz-body")
-        return tag(
-            "details", summary, within, class_="dz-iteration", id=f"{self.uid}-r{place.number}-i{iteration.index}"
-        )
+        # The mark is inside, not on the details: a browser unfolds what hides the target of a link, not the target.
+        within = tag("div", *body, class_="dz-body", id=f"{self.uid}-r{place.number}-i{iteration.index}")
+        return tag("details", summary, within, class_="dz-iteration")
 
     def _sub_calls(self, calls: Sequence[SubCall]) -> Html:
         """Failures first: of a batch of thousands those are what one looks for. The others in chunks."""
@@ -211,8 +210,7 @@ class _View:
             parts.text("Reply", call.reply if reply != call.reply else "", self.call_chars),
             self._child(child, call.trajectory) if call.trajectory is not None else parts.paid(call),
         ]
-        mark = f"{self.uid}-r{child.number}" if child is not None else None
-        return tag("li", tag("details", summary, *body, id=mark))
+        return tag("li", tag("details", summary, *body))
 
     def _child(self, place: Place | None, run: Trajectory) -> Html:
         tone, word, detail = parts.ended(run.termination)
@@ -234,6 +232,7 @@ class _View:
             self._iterations(place),
             tag("details", tag("summary", "What the child was given"), self._given(run), class_="dz-chunk"),
             class_="dz-within",
+            id=f"{self.uid}-r{place.number}",
         )
 
     def _given(self, run: Trajectory) -> Html:

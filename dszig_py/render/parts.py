@@ -152,7 +152,14 @@ def _span(value: Any) -> tuple[str, str] | None:
     if not isinstance(value, dict) or set(cast("dict[Any, Any]", value)) != {"variable", "start", "end", "text"}:
         return None
     fields = cast("dict[str, Any]", value)
-    return f"{fields['variable']}[{fields['start']}:{fields['end']}]", str(fields["text"])
+    variable, start, end, text = (fields[name] for name in ("variable", "start", "end", "text"))
+    if not (isinstance(variable, str) and isinstance(text, str) and all(_position(at) for at in (start, end))):
+        return None
+    return f"{variable}[{start}:{end}]", text
+
+
+def _position(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def spending(usage: Usage) -> Html:
