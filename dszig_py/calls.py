@@ -12,6 +12,7 @@ import anyio
 
 from dszig_py.environments.base import CallRefused
 from dszig_py.events import BudgetChanged, Event, SubCallFinished, SubCallStarted
+from dszig_py.previews import brief
 from dszig_py.text import truncate
 from dszig_py.trajectory import SubCall
 from dszig_py.usage import Ledger
@@ -82,7 +83,7 @@ class Calls:
     @contextmanager
     def recorded(self, kind: str, prompt: Any, batch: str, index: int) -> Generator[OpenCall]:
         """Record one sub-call, however it ends; a cancelled one too, since it may have been paid for."""
-        text = prompt if isinstance(prompt, str) else f"{prompt!r:.{PROMPT_KEPT}}"
+        text = prompt if isinstance(prompt, str) else brief(prompt, PROMPT_KEPT)
         begun = time.monotonic()
         started, kept = begun - self._started, truncate(text, PROMPT_KEPT)
         call = OpenCall(SubCall(self.new_id(), kind, kept, len(text), started=started, batch=batch, index=index))

@@ -27,8 +27,8 @@ from dszig_py.events import Event
 from dszig_py.lm.base import LM, Message, Request, sees_images
 from dszig_py.lm.gate import Gate
 from dszig_py.outputs import Outbox, TooLate
+from dszig_py.previews import brief
 from dszig_py.signature import Signature
-from dszig_py.text import truncate
 from dszig_py.trajectory import Prediction
 from dszig_py.usage import Exhausted, Ledger
 
@@ -137,6 +137,8 @@ class RunHost:
         with self._recorded("llm_query", pictures.told(prompt, images), batch, index) as call:
             if not isinstance(prompt, str):
                 raise CallRefused(f"llm_query takes text, not {type(prompt).__name__}", "TypeError")
+            if not prompt.strip():
+                raise CallRefused("llm_query: the prompt is empty", "ValueError")
             if self.max_query_chars is not None and len(prompt) > self.max_query_chars:
                 told = f"the prompt has {len(prompt):,} characters, at most {self.max_query_chars:,} are allowed"
                 raise CallRefused(f"llm_query: {told}; split it and use llm_query_batched", "ValueError")
@@ -161,7 +163,7 @@ class RunHost:
         """One typed prediction, asked again with the error while the reply does not fit."""
         signature = task.signature
         given, images = pictures.apart(signature, self._inputs_of(signature, inputs))
-        shown = pictures.told(f"{signature}\n{given!r:.{PROMPT_KEPT}}", images)
+        shown = pictures.told(f"{signature}\n{brief(given, PROMPT_KEPT)}", images)
         with self._recorded("predict", shown, batch, index) as call:
             request = prompts.typed_request(signature, _texts(given), task.schema, images)
             for _ in range(TYPED_ATTEMPTS):
@@ -203,7 +205,7 @@ class RunHost:
         else:
             parsed = self._task(signature, classes).signature
             given = self._inputs_of(parsed, inputs)
-        with self._recorded("rlm_query", f"{signature}\n{given!r:.{PROMPT_KEPT}}", batch, index) as call:
+        with self._recorded("rlm_query", f"{signature}\n{brief(given, PROMPT_KEPT)}", batch, index) as call:
             outputs = await self._spawned(call, parsed, given, error)
         return outputs["answer"] if is_prompt else _typed_answer(parsed, outputs)
 
@@ -224,7 +226,12 @@ class RunHost:
                 raise CallRefused(f"rlm_query failed: {failure}") from failure
             raise
         trajectory = prediction.trajectory
-        call.note(trajectory=trajectory, usage=prediction.usage, model=trajectory.model, reply=repr(prediction.outputs))
+        call.note(
+            trajectory=trajectory,
+            usage=prediction.usage,
+            model=trajectory.model,
+            reply=brief(prediction.outputs, PROMPT_KEPT),
+        )
         why = prediction.termination
         if why.kind != "submitted" and any(value is None for value in prediction.outputs.values()):
             raise CallRefused(f"rlm_query ended without an answer: {why.kind}: {why.detail}")
@@ -260,6 +267,10 @@ class RunHost:
                     answers[index] = await one(item, batch, index)
                 except CallRefused as refusal:
                     answers[index] = SubCallError(str(refusal))
+                except DszigError:
+                    raise
+                except Exception as error:  # a model's or a tool's own code: its item fails, not the others
+                    answers[index] = SubCallError(f"{name} failed in the host: {type(error).__name__}: {error}")
 
         try:
             async with anyio.create_task_group() as group:
@@ -295,7 +306,7 @@ class RunHost:
         return prompts.budget(self.ledger.remaining())
 
     async def _tool(self, tool: Tool, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        shown = ", ".join([*(f"{a!r:.200}" for a in args), *(f"{k}={v!r:.200}" for k, v in kwargs.items())])
+        shown = ", ".join([*(brief(a, 200) for a in args), *(f"{k}={brief(v, 200)}" for k, v in kwargs.items())])
         with self._recorded("tool", f"{tool.name}({shown})", "", 0) as call:
             function = tool.checked()
             try:
@@ -305,7 +316,7 @@ class RunHost:
             except Exception as error:  # the tool is the caller's: its failure is told to the model, not raised past it
                 kind = "TypeError" if isinstance(error, TypeError) else "RuntimeError"
                 raise CallRefused(f"{tool.name} failed: {type(error).__name__}: {error}", kind) from error
-            call.note(reply=truncate(f"{result!r}", PROMPT_KEPT))
+            call.note(reply=brief(result, PROMPT_KEPT))
             return result
 
     async def _blocking(self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -325,7 +336,15 @@ _TOLD = [(name, *told) for name, told in prompts.CALLABLES.items()]
 # Of the class and not bound: seven methods a run that know it would keep it until a garbage collection.
 _OWN: dict[str, tuple[Callable[..., Awaitable[Any]], inspect.Signature]] = {
     name: (function, inspect.signature(function))
-    for name in ("budget", "llm_query", "llm_query_batched", "predict", "predict_batched", "rlm_query", "rlm_query_batched")
+    for name in (
+        "budget",
+        "llm_query",
+        "llm_query_batched",
+        "predict",
+        "predict_batched",
+        "rlm_query",
+        "rlm_query_batched",
+    )
     for function in (getattr(RunHost, f"_{name}"),)
 }
 

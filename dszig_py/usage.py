@@ -108,7 +108,7 @@ class Usage:
         about = "about " if self.estimated else ""
         cost = "cost unknown" if self.cost is None else f"${self.cost:.4f}"
         return (
-            f"{self.calls} calls, {about}{self.input_tokens:,} + {self.output_tokens:,} tokens, {cost}, "
+            f"{self.calls} call{'s' * (self.calls != 1)}, {about}{self.input_tokens:,} + {self.output_tokens:,} tokens, {cost}, "
             f"{self.seconds:.1f} s of model time"
         )
 

@@ -186,6 +186,38 @@ SUBMIT(f"{[isinstance(x, Exception) for x in a + b]} {a[0]} {b[0]} | {a[1]} | {a
     assert "missing: text" in pred.answer
 
 
+def test_a_model_that_fails_by_its_own_code_fails_its_item_alone():
+    """Whatever a sub-model raises: the other items of the batch keep their answers, and the item says what it was."""
+
+    def sub(request):
+        if "boom" in request.messages[-1].content:
+            raise KeyError("of its own")
+        return "fine"
+
+    code = "a = llm_query_batched(['x', 'boom', 'y'])\nSUBMIT(f'{a[0]} {a[2]} {isinstance(a[1], Exception)} {a[1]}')"
+    pred, _, _ = run(cell(code), sub=sub)
+    assert pred.answer.startswith("fine fine True llm_query_batched failed in the host: KeyError")
+
+
+def test_an_empty_prompt_is_refused_and_costs_nothing():
+    """Nothing is paid for a question that asks nothing; the line that asked it says so."""
+    code = """
+try:
+    llm_query(" ")
+except ValueError as error:
+    SUBMIT(str(error))
+"""
+    pred, _, sub_lm = run(cell(code), sub=lambda r: "paid")
+    assert (pred.answer, len(sub_lm.requests)) == ("llm_query: the prompt is empty", 0)
+
+
+def test_a_childs_answer_that_cannot_be_shown_is_an_answer():
+    """An int of more digits than Python turns into text is still the child's output, paid for and passed on."""
+    code = "n = rlm_query('q -> n: int', q='a')\nSUBMIT(hex(n)[:6])"
+    pred, _, _ = run(cell(code), sub=lambda r: cell("SUBMIT(n=10**5000)"))
+    assert (pred.answer, pred.termination.kind) == (hex(10**5000)[:6], "submitted")
+
+
 def test_sub_calls_work_from_threads_and_asyncio_in_the_cell():
     """Each answer comes back to its caller, and the calls overlap."""
     code = """

@@ -354,7 +354,7 @@ def test_usage_says_itself_in_one_line():
     assert str(Usage(2, 1_234, 5, 0.125, 3.0)) == "2 calls, 1,234 + 5 tokens, $0.1250, 3.0 s of model time"
     assert (
         str(Usage(1, 1, 1, None, 0.0, estimated=True))
-        == "1 calls, about 1 + 1 tokens, cost unknown, 0.0 s of model time"
+        == "1 call, about 1 + 1 tokens, cost unknown, 0.0 s of model time"
     )
 
 

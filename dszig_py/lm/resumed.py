@@ -56,6 +56,7 @@ class Journal:
         try:
             with suppress(FileNotFoundError):
                 os.unlink(path)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))  # it holds the inputs whole, and every reply
             tape.begin()
             with recorded._locked(path) as fd:
                 recorded._append(fd, [{"resume": dict(facts)}])
