@@ -7,7 +7,12 @@ code is. Their trace stays their own, since an optimizer could not tell whose pr
 
 from __future__ import annotations
 
+import ast
+import builtins
 import functools
+import importlib.util
+import sys
+import typing
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +21,13 @@ import dspy
 from dspy_compat._adapters import CallRecorder
 from dszig_py.preamble import Preamble
 from dszig_py.tools import Tool
+from dszig_py.typetree import types_within
 from dszig_py.usage import Exhausted, Ledger, Reservation, Usage
 
 try:
-    from dspy.primitives.facade import FacadeInvocation
+    from dspy.primitives.facade import CALL_TOOL, CONSTRUCT_TOOL, FacadeInvocation
 except ImportError:  # dspy 3.4.0
-    FacadeInvocation = None
+    CALL_TOOL, CONSTRUCT_TOOL, FacadeInvocation = "", "", None
 
 SUB_AGENTS = FacadeInvocation is not None
 
@@ -110,6 +116,7 @@ def sub_agents(module: RLM, sub_lm: Any, ledger: Ledger, factory: Any) -> Preamb
     shell = _Shell()
     facade = FacadeInvocation(module.tools, factory, None, lm=sub_lm, reserve=_reserve)
     facade.install(shell)
+    shell.tools.update({CONSTRUCT_TOOL: _constructs(facade), CALL_TOOL: _calls(facade)})
 
     def metered(function: Any) -> Any:
         @functools.wraps(function)
@@ -129,6 +136,76 @@ def sub_agents(module: RLM, sub_lm: Any, ledger: Ledger, factory: Any) -> Preamb
 
     tools = {name: Tool.of(name, metered(function)) for name, function in shell.tools.items()}
     return Preamble(tools=tools, notes=(NOTE,), on_demand={"dspy": shell.code})
+
+
+# What code may choose of an RLM: the data that dspy's own class takes. Ours takes paths to write to, environments, models.
+_RLM_OPTIONS = ("max_iters", "max_llm_calls", "max_output_chars", "tools", "verbose")
+_CLOSED = ("dszig_py", "pathlib", "pydantic")  # whose types make files, or imports, of this process's of a text
+
+
+def _constructs(facade: Any) -> Any:
+    """The facade's ``construct``, for code that nobody vouches for: no option and no type that reaches this machine."""
+
+    @functools.wraps(facade.construct)
+    def construct(kind: str, signature: Any, attr_name: str, kwargs: dict[str, Any] | None = None) -> str:
+        if kind == "RLM" and (more := sorted({*(kwargs or {})} - {*_RLM_OPTIONS})):
+            raise dspy.CodeInterpreterError(
+                f"a dspy.RLM built here takes {', '.join(_RLM_OPTIONS)}; not {', '.join(more)}"
+            )
+        _check_names(signature)
+        handle: str = facade.construct(kind, signature, attr_name, kwargs)
+        try:
+            _check_types(facade._predictors[handle])
+        except BaseException:
+            facade._predictors.pop(handle, None)
+            raise
+        return handle
+
+    return construct
+
+
+def _check_names(signature: Any) -> None:
+    """Raise for a type's name that dspy would import, since a module does what it likes; what is here already is known."""
+    text = signature.get("signature") if isinstance(signature, dict) else signature
+    for side in str(text).split("->"):
+        try:
+            (function,) = ast.parse(f"def f({side}): pass").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue  # dspy refuses it, by the same parse
+        for name in {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}:
+            known = name in vars(typing) or name in vars(builtins) or name in sys.modules
+            if not known and importlib.util.find_spec(name) is not None:
+                raise dspy.CodeInterpreterError(f"{name} is a module, which is not imported here")
+
+
+_OVERRIDES = (
+    "signature",
+    "new_signature",
+    "interpreter_factory",
+)  # what dspy takes in a call in place of what was built
+
+
+def _calls(facade: Any) -> Any:
+    """The facade's ``call``, of what was looked at when it was built and of nothing else."""
+
+    @functools.wraps(facade.call)
+    def call(handle: str, inputs: dict[str, Any] | None = None) -> dict[str, Any]:
+        if taken := sorted({*_OVERRIDES} & {*(inputs or {})}):
+            raise dspy.CodeInterpreterError(f"a call here takes inputs alone; not {', '.join(taken)}")
+        return facade.call(handle, inputs)
+
+    return call
+
+
+def _check_types(module: Any) -> None:
+    signatures = [getattr(module, "signature", None), *(step.signature for _, step in module.named_predictors())]
+    for signature in filter(None, signatures):
+        for name, field in {**signature.input_fields, **signature.output_fields}.items():
+            for part in types_within(field.annotation):
+                if isinstance(part, type) and part.__module__.partition(".")[0] in _CLOSED:
+                    raise dspy.CodeInterpreterError(
+                        f"{name}: {part.__name__} is not taken here; declare str, and pass its text"
+                    )
 
 
 def _reserve(calls: int = 1) -> None:

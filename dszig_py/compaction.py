@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import anyio.to_thread
 
 from dszig_py import prompts, routing
-from dszig_py.environments.base import Session
+from dszig_py.environments.base import Binding, Session
 from dszig_py.errors import LMError
 from dszig_py.lm.base import LM
 from dszig_py.policy import Policy, View
@@ -82,7 +82,7 @@ class History:
 
 
 async def _bound(session: Session, folded: Sequence[Iteration], taken: set[str]) -> str:
-    """The name of the REPL's variable that holds what the summary replaces; "" where the REPL has no Python."""
+    """The name of the REPL's variable that holds what the summary replaces; "" where it could not be bound."""
     name = prompts.EARLIER_VARIABLE
     while name in taken:
         name += "_"
@@ -90,5 +90,7 @@ async def _bound(session: Session, folded: Sequence[Iteration], taken: set[str])
         {"iteration": i.index, "reasoning": i.action.reasoning, "code": i.action.code, "observation": i.observation}
         for i in folded
     ]
+    if isinstance(session, Binding):
+        return name if session.bind(name, rows) else ""
     done = await session.execute(f"{name} = __import__('json').loads({json.dumps(rows)!r})")
     return "" if done.error or done.lost else name

@@ -7,6 +7,7 @@ that rewrites instructions (an optimizer, a loaded state) can drop or contradict
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,6 +153,8 @@ class Contract:
             try:
                 with outputs.Collection(outbox) as collection:
                     found[f.name] = coerce(f.type, raw[f.name], collection.context)
+                    if wrong := self._unfounded({f.name: found[f.name]}):
+                        raise ValueError(wrong[0].removeprefix(f"{f.name}: "))
                     collection.deliver()
             except KeyError:
                 problem = problem or f"{f.name}: not in the reply"
@@ -165,9 +168,10 @@ class Contract:
         if not evidence.asked_for([f.type for f in self.signature.outputs]):
             return []
         inputs = {variable.name: variable.value for variable in self.variables}
-        read = functools.cache(in_place)
+        read = functools.cache(_citable)
         cited = ((name, one) for name, value in found.items() for one in evidence.spans(value))
-        return [f"{name}: {told}" for name, one in cited if (told := evidence.problem(one, inputs, read))][:5]
+        wrong = (f"{name}: {told}" for name, one in cited if (told := evidence.problem(one, inputs, read)))
+        return list(itertools.islice(wrong, 5))
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         names = [f.name for f in self.signature.outputs]
@@ -180,6 +184,12 @@ class Contract:
             given.setdefault(name, value)
         problems += [f"{name}: there is no such output" for name in given if name not in names]
         return given, problems
+
+
+def _citable(name: str, value: files.Opened) -> Any:
+    """What the REPL has of it; of a file its text, which may have to be decoded whole, once for all that cite it."""
+    there = in_place(name, value)
+    return there.text() if value.kind == "file" else there
 
 
 def _ask(check: Callable[[dict[str, Any]], str | None], found: dict[str, Any]) -> str | None:

@@ -10,9 +10,10 @@ import ast
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from dszig_py.files import Opened
+from dszig_py.typetree import types_within, values_within
 
 __all__ = ["MOST_CHARS", "Evidence", "asked_for", "problem", "spans"]
 
@@ -36,20 +37,13 @@ class Evidence:
 
 
 def asked_for(types: Sequence[Any]) -> bool:
-    """Whether one of these types holds evidence."""
-    return any(tp is Evidence or asked_for(get_args(tp)) for tp in types)
+    """Whether one of these types holds evidence, in a class's fields too: a span that nobody reads again may be made up."""
+    return any(part is Evidence for tp in types for part in types_within(tp))
 
 
 def spans(value: Any) -> Iterator[Evidence]:
     """Evidence in an output, as deep as its type may hold it."""
-    if isinstance(value, Evidence):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in cast("Mapping[Any, Any]", value).values():
-            yield from spans(item)
-    elif isinstance(value, (list, tuple)):
-        for item in cast("Sequence[Any]", value):
-            yield from spans(item)
+    return (found for found in values_within(value) if isinstance(found, Evidence))
 
 
 def problem(evidence: Evidence, inputs: Mapping[str, Any], read: Callable[[str, Opened], Any] | None = None) -> str:

@@ -56,6 +56,8 @@ class _Place:
             return context[COLLECT](value)
         if isinstance(value, cls):
             return value
+        if cls is Folder and context and COLLECT in context:
+            raise ValueError("no folder can be given here")
         made, kind = cast("Any", cls), type(value).__name__
         try:  # a mapping is what a trace or a results file holds
             return made(**value) if isinstance(value, Mapping) else made(os.fspath(value))
@@ -249,7 +251,10 @@ def _judged(fd: int, path: str, kind: Any, limit: int, fail: Any) -> Opened:
         raise fail("is neither a regular file nor a folder")
     if kind is Folder:
         raise fail("is a file; declare the field File")
-    head = os.pread(fd, _HEAD, 0)
+    try:
+        head = os.pread(fd, _HEAD, 0)
+    except OSError as error:  # some of the kernel's are for writing, or have nothing to say now
+        raise fail(f"cannot be read: {error.strerror}") from None
     encoding = _encoding(head)
     what = "binary" if encoding is None else f"text, {encoding}"
     told = f"{_shown(path)!a}, {about.st_size:,} bytes, {what}"

@@ -137,7 +137,7 @@ class RunHost:
         with self._recorded("llm_query", pictures.told(prompt, images), batch, index) as call:
             if not isinstance(prompt, str):
                 raise CallRefused(f"llm_query takes text, not {type(prompt).__name__}", "TypeError")
-            if not prompt.strip():
+            if not prompt:
                 raise CallRefused("llm_query: the prompt is empty", "ValueError")
             if self.max_query_chars is not None and len(prompt) > self.max_query_chars:
                 told = f"the prompt has {len(prompt):,} characters, at most {self.max_query_chars:,} are allowed"

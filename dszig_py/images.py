@@ -14,14 +14,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Union, cast, get_args, get_origin
 
 from dszig_py.errors import InputError
 
 if TYPE_CHECKING:
     from dszig_py.signature import Signature
 
-__all__ = ["CODE", "Image", "about", "asked_for", "refused", "within"]
+__all__ = ["CODE", "Image", "about", "asked_for", "beside_others", "refused", "within"]
 
 CODE = (
     "dszig.code"  # in pydantic's context: the value comes from code, which may name these images, by address or handle
@@ -76,7 +77,8 @@ class Image:
     @classmethod
     def _read(cls, path: Path) -> Image:
         try:
-            return cls(path.expanduser().read_bytes())
+            with path.expanduser().open("rb") as file:
+                return cls(file.read(MOST + 1))
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise InputError(f"{str(path)[:200]!r} is no image: {why}") from None
@@ -161,6 +163,14 @@ def about(url: str) -> str:
 def asked_for(tp: Any) -> bool:
     """Whether a type holds images, anywhere in it."""
     return tp is Image or any(asked_for(arg) for arg in get_args(tp))
+
+
+def beside_others(tp: Any) -> bool:
+    """Whether a value of a type may be an image or something else, anywhere in it; ``None`` is nothing else."""
+    args = [arg for arg in get_args(tp) if arg is not NoneType]
+    if get_origin(tp) in (Union, UnionType) and any(map(asked_for, args)) and not all(map(asked_for, args)):
+        return True
+    return any(map(beside_others, args))
 
 
 def within(value: Any) -> Iterator[Image]:

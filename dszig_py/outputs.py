@@ -19,23 +19,25 @@ from io import FileIO
 from types import NoneType, TracebackType, UnionType
 from typing import Annotated, Any, Self, Union, cast, get_args, get_origin
 
-from dszig_py import files
+from dszig_py import files, images
 from dszig_py.errors import InputError
 from dszig_py.files import File
 from dszig_py.scratch import Scratch
+from dszig_py.typetree import types_within
 
 __all__ = ["DEFAULT_FOLDER", "Collection", "Outbox", "TooLate", "are_files", "can_be_files"]
 
 DEFAULT_FOLDER = "dszig-outputs"
 _BLOCK = 1 << 20
 _NUMBERED = 20  # names tried as report-2.md, report-3.md, ...; then it gets a number of its own
+_MOST_REFUSED = 20  # files of one submission; the model is told of the first five
 _LONGEST = 150  # bytes of a name; file systems take 255
 _UNSAFE = re.compile(r"[^\w.\- ()+,=@]")
 
 
 def are_files(tp: Any) -> bool:
-    """Whether an output of this type holds files."""
-    return files.asked_for(tp, File)
+    """Whether an output of this type holds files, in a class's fields too."""
+    return any(part is File for part in types_within(tp))
 
 
 def can_be_files(tp: Any) -> bool:
@@ -158,12 +160,13 @@ class Collection:
         self._outbox = outbox
         self._files: dict[str, File] = {}
         self._copies: list[File] = []
+        self._refused = 0
         self._abandoned = False
 
     @property
     def context(self) -> dict[str, Any]:
-        """What makes files of paths while a value is judged."""
-        return {files.COLLECT: self._collected}
+        """What makes files of paths while a value is judged, and an image of bytes alone: a path is none of this process."""
+        return {files.COLLECT: self._collected, images.CODE: {}}
 
     def _collected(self, value: Any) -> File:
         given = value.path if isinstance(value, File) else value
@@ -172,10 +175,16 @@ class Collection:
             raise ValueError(f"give the path of a file that you wrote, not a {type(given).__name__}")  # noqa: TRY004 - pydantic's word for "no"
         if self._outbox is None or self._outbox.scratch is None:
             raise ValueError("no file can be given here")
-        name = self._outbox.scratch.relative(given)
-        if name not in self._files:  # by any spelling it is one file, however often it is met
-            os.close(self._outbox.scratch.opened(given))
-            self._files[name] = File(given)
+        if self._refused >= _MOST_REFUSED:  # pydantic goes on to the end of a list, which may have a million wrong ones
+            raise ValueError("not looked at, for others before it are wrong")
+        try:
+            name = self._outbox.scratch.relative(given)
+            if name not in self._files:  # by any spelling it is one file, however often it is met
+                os.close(self._outbox.scratch.opened(given))
+                self._files[name] = File(given)
+        except ValueError:
+            self._refused += 1
+            raise
         return self._files[name]
 
     def deliver(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -26,7 +27,8 @@ __all__ = ["constructed", "journaled", "options", "reopen", "resumed"]
 
 _PLAIN = ("environment", "max_output_chars", "on_limit", "output_dir")
 _MODELS = ("lm", "sub_lm", "main_cmd", "rlm_cmd", "lms", "lm_options", "sub_lm_options")
-_HIDDEN = ("api_key", "headers", "extra_headers", "default_headers")  # of a model's options: never written down
+# Of a model's options, those never written down: LiteLLM has dozens of names for keys, and none besides that look like one.
+_HIDDEN = re.compile(r"key|secret|token(?!s)|password|credential|headers|(?:^|_)auth", re.IGNORECASE)
 
 
 async def journaled(rlm: RLM, plan: Plan, inputs: Mapping[str, Any]) -> Plan:
@@ -53,7 +55,7 @@ def options(rlm: RLM) -> dict[str, Any]:
     for name in _MODELS:
         value = getattr(rlm, f"_{name}")
         if name.endswith("_options"):
-            value = {key: option for key, option in value.items() if key not in _HIDDEN}
+            value = _without_secrets(value)
         if not _is_text(value):
             missing.append(name)
         elif value:
@@ -62,6 +64,13 @@ def options(rlm: RLM) -> dict[str, Any]:
         missing.append("environment")
         del kept["environment"]
     return {**kept, "missing": missing}
+
+
+def _without_secrets(options: Any) -> Any:
+    if not isinstance(options, Mapping):
+        return options
+    given = cast("Mapping[str, Any]", options)
+    return {key: _without_secrets(value) for key, value in given.items() if not _HIDDEN.search(str(key))}
 
 
 def _is_text(value: Any) -> bool:

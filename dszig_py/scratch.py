@@ -65,7 +65,8 @@ class Scratch:
             try:
                 with self._lock:
                     held = sum(self._sizes(self.fd, 0, [0])) if self._end.alive else 0
-            except FileNotFoundError:  # renamed while it was looked at; always so, it is somebody who hides something
+            # Renamed while it was looked at, or a file in a folder's place; always so, it is somebody who hides something.
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             except PermissionError:
                 return "a folder in it cannot be read"
@@ -125,6 +126,8 @@ class Scratch:
         parts = [part for part in relative.split("/") if part not in ("", ".")]
         if not given or "\0" in given:
             raise ValueError(f"{given[:200]!a} is no path; give the path of a file that you wrote beneath `{VARIABLE}`")
+        if len(parts) > _MOST_DEPTH + 1:  # each folder on the way is a descriptor of this process
+            raise ValueError(f"{given[:200]!a} is nested over {_MOST_DEPTH} levels")
         if ".." in parts or not parts:
             raise ValueError(f"{given[:200]!a} is no file beneath `{VARIABLE}`; write it there")
         return parts

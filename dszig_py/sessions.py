@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,9 +45,10 @@ class Session:
     """One REPL for calls that follow each other: ``with rlm.session() as s: s(context=book, question=...); s(question=...)``.
 
     An input that a call leaves out is what it was in the call before. ``path``: a JSON file, read where there is one and
-    written after each call, so that a session goes on after its process has ended. It keeps what the codec holds (text,
-    numbers, lists, dicts, sets, dates; instances of classes as records); ``lost`` names the rest with its type. One call at a
-    time. Raises :class:`InputError` for a file that is none of a session, and where the environment cannot keep a REPL.
+    written after each call, so that a session goes on after its process has ended (where it cannot be written
+    then, that is a warning: the call is paid for). It keeps what the codec holds (text, numbers, lists, dicts, sets, dates;
+    instances of classes as records); ``lost`` names the rest with its type. One call at a time. Raises :class:`InputError` for a file that is none of a session or cannot be written, and where the environment
+    cannot keep a REPL.
     """
 
     def __init__(self, rlm: RLM, path: str | os.PathLike[str] | None = None) -> None:
@@ -59,8 +62,10 @@ class Session:
         self.calls: list[Call] = []
         self.inputs: dict[str, Any] = {}
         self.variables: dict[str, str] = {}
-        if self._path is not None and self._path.exists():
-            self._load(self._path)
+        if self._path is not None:
+            _check_writable(self._path)
+            if self._path.exists():
+                self._load(self._path)
 
     @property
     def lost(self) -> Mapping[str, str]:
@@ -78,17 +83,19 @@ class Session:
         self._busy = True
         try:
             await self._on_this_loop()
-            given = {**self.inputs, **(inputs or {}), **named}
+            names = [f.name for f in self._rlm.signature.inputs]
+            # A file may be of a run with another signature: what this one does not declare stays for that one.
+            kept = {name: value for name, value in self.inputs.items() if name in names}
+            given = {**kept, **(inputs or {}), **named}
             prediction = await self._rlm._run(given, None, self._adapted)
         finally:
             self._busy = False
-        self.inputs = given
+        self.inputs = {**self.inputs, **given}
         self.variables = prediction.variables or self.variables
-        names = [f.name for f in self._rlm.signature.inputs]
         told = ", ".join(f"{name}={brief(given[name], 100)}" for name in names)
         self.calls.append(Call(told[:_TOLD_CHARS], brief(prediction.outputs, _TOLD_CHARS)))
         if self._path is not None:
-            await asyncio.to_thread(self.save, self._path)
+            await asyncio.to_thread(self._save_paid, self._path)
         return prediction
 
     async def _on_this_loop(self) -> None:
@@ -134,6 +141,12 @@ class Session:
                 os.unlink(file.name)
                 raise
 
+    def _save_paid(self, path: Path) -> None:
+        try:
+            self.save(path)
+        except OSError as error:  # a full disk must not cost the prediction
+            warnings.warn(f"the session was not saved to {path}: {error.strerror}", RuntimeWarning, stacklevel=2)
+
     def _load(self, path: Path) -> None:
         try:
             data = cast("dict[str, Any]", codec.loads(path.read_bytes()))
@@ -172,6 +185,17 @@ class Session:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _check_writable(path: Path) -> None:
+    """Before anything is paid for. By trying: who runs as root may write to all folders but those that refuse it."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except (OSError, ValueError) as error:
+        raise InputError(f"the session cannot be kept in {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 async def _closing(kept: Kept) -> AsyncGenerator[None, None]:

@@ -18,6 +18,7 @@ from dszig_py import images
 from dszig_py.environments._worker import codec
 from dszig_py.errors import SignatureError
 from dszig_py.files import asked_for
+from dszig_py.outputs import Collection
 from dszig_py.replies import read_json
 from dszig_py.signature import Signature
 from dszig_py.validation import adapter, coerce
@@ -48,6 +49,9 @@ class Task:
         if any(asked_for(f.type) for f in (*signature.inputs, *signature.outputs)):
             # What the code names is no path of the caller's: a child's File would be opened by this process.
             raise SignatureError("a sub-call takes and gives no File, Folder, Path or Text; pass its text as a str")
+        if any(images.beside_others(f.type) for f in signature.inputs):
+            # A text that code gives as the text it may be would be the path of an image where a child's input is judged.
+            raise SignatureError("a sub-call takes an image as such: declare Image, Image | None, or list[Image]")
         if any(images.asked_for(f.type) for f in signature.outputs):
             raise SignatureError("a sub-call takes images and gives none: declare the output str")
         return cls(signature, json_schema(signature, classes))
@@ -112,12 +116,13 @@ def read(signature: Signature, text: str) -> dict[str, Any]:
         raise BadReply(f"the reply is not a JSON object with the keys {', '.join(f.name for f in outputs)}")
     values: dict[str, Any] = {}
     problems: list[str] = []
+    context = Collection(None).context  # a path in a reply is none of this process
     for f in outputs:
         if f.name not in found:
             problems.append(f"{f.name}: missing")
             continue
         try:
-            values[f.name] = coerce(f.type, found[f.name])
+            values[f.name] = coerce(f.type, found[f.name], context)
         except ValueError as error:
             problems.append(f"{f.name}: {error}")
     if problems:

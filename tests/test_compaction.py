@@ -116,6 +116,25 @@ def test_the_variable_makes_way_for_an_input_of_its_name():
     assert rlm(earlier_iterations="mine ").answer == "mine list"
 
 
+@pytest.mark.parametrize("lasting", [False, True], ids=["run", "session"])
+def test_a_script_has_the_earlier_iterations_as_data(lasting):
+    """Its language cannot write data, so the variable is bound without code."""
+    submit = 'FINAL("iteration " + earlier_iterations[0]["iteration"] + earlier_iterations[0]["observation"][0:3])'
+
+    def answer(request):
+        if request.messages[-1].content.endswith(SUMMARIZE):
+            return "the data are lines of x"
+        last = submit if "earlier_iterations" in str(request.messages) else f'print("{"x" * 1_500}")'
+        return f"```repl\n{last}\n```"
+
+    made = RLM("text -> answer", lm=ScriptedLM(answer), environment="script", strategy=Strategy(compact_at=2_000))
+    if not lasting:
+        assert made(text="t").answer == "iteration 1xxx"
+        return
+    with made.session() as session:
+        assert session(text="t").answer == "iteration 1xxx"
+
+
 def test_a_threshold_that_is_neither_share_nor_size_is_refused():
     """1 to 1,999 would be a slip."""
     with pytest.raises(ValueError, match=r"2,000"):

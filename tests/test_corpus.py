@@ -17,6 +17,7 @@ from scripted_server import Answer, ScriptedServer
 
 from dszig_py import RLM, Budget, InputError, LMError
 from dszig_py.corpus import Mapped, _InOrder
+from dszig_py.corpus._results import key_of
 from dszig_py.lm import ScriptedLM
 from dszig_py.trajectory import Termination
 from dszig_py.usage import Exhausted, Ledger, Usage
@@ -217,6 +218,46 @@ def test_what_cannot_be_gone_on_with_is_refused(tmp_path):
     with pytest.raises(InputError, match="at least 1"):
         rlm.map([], max_concurrency=0)
     assert os.path.exists(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a note of the caller's, without a line's end",
+        b"two lines\nof a note",
+        b'{"schema": "dszig.map/1", "signature": "q',
+    ],
+    ids=["one line", "two lines", "another signature, cut off"],
+)
+def test_a_file_that_holds_no_results_is_left_as_it_is(tmp_path, content):
+    """Refused by its name, and not a byte of it gone."""
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    rlm, _ = doubler()
+    with pytest.raises(InputError, match=r"notes\.txt cannot be gone on with"):
+        rlm.map(texts(1), path=path)
+    assert path.read_bytes() == content
+
+
+INPUTS = st.fixed_dictionaries({"a": st.text("ab1:", max_size=6), "b": st.text("ab1:", max_size=6)})
+
+
+@given(INPUTS, INPUTS)
+def test_inputs_that_differ_are_known_by_different_keys(first, second):
+    """Also where only the place of the cut between two of them does."""
+    assert (key_of(first) == key_of(second)) == (first == second)
+    assert key_of({"a": "1b2", "b": "3"}) != key_of({"a": "1", "b": "2b3"})
+    assert key_of({"a": "1"}) != key_of({"a": 1})
+
+
+def test_a_writer_that_was_killed_within_its_first_line_is_gone_on_after(tmp_path):
+    """Nothing was said yet, so there is nothing to lose."""
+    path, (rlm, _) = tmp_path / "r.jsonl", doubler()
+    assert len(list(rlm.map(texts(1), path=path))) == 1
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20])
+    assert len(list(rlm.map(texts(1), path=path))) == 1
+    assert path.read_bytes().splitlines()[0] == whole.splitlines()[0]
 
 
 def test_progress_is_shown_where_asked(capsys):

@@ -568,9 +568,11 @@ def test_another_evaluation_is_not_mixed_in(tmp_path):
         assert "is writing to it" in done.stderr
 
     evaluate("needle", lm=ReaderLM(), lengths=(4_000,), n=2, path=path, on_row=meanwhile)
-    path.write_text('{"schema": "other"}\n')
-    with pytest.raises(InputError, match="line 1"):
-        evaluate("needle", lm=ReaderLM(), lengths=(4_000,), n=1, path=path)
+    for foreign in ('{"schema": "other"}\n', "notes without an end", '{"schema": "other"}\nand more'):
+        path.write_text(foreign)
+        with pytest.raises(InputError, match="line 1"):
+            evaluate("needle", lm=ReaderLM(), lengths=(4_000,), n=1, path=path)
+        assert path.read_text() == foreign
 
 
 def test_a_full_disk_ends_an_evaluation_and_a_rerun_goes_on(tmp_path):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import re
+from typing import Any, NamedTuple
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, create_model
+from typing_extensions import TypedDict
 
-from dszig_py import RLM, Evidence
+from dszig_py import RLM, Evidence, File
 from dszig_py.citing import cite
 from dszig_py.evidence import MOST_CHARS, problem
 from dszig_py.lm import ScriptedLM
 from dszig_py.render import html
+from dszig_py.typetree import types_within, values_within
 
 BOOK = "It was a bright cold day in April, and the clocks were striking thirteen. " * 3
 DOCS = ["first page", "the second page says 42", "third"]
@@ -139,3 +147,90 @@ def test_cite_by_itself_knows_no_inputs():
     """Outside a REPL there is nothing to cite."""
     with pytest.raises(ValueError, match="no input holds"):
         cite("x")
+
+
+class Finding(BaseModel):
+    claim: str
+    source: Evidence | None = None
+    more: list["Finding"] = []
+
+
+@dataclasses.dataclass
+class Plain:
+    source: Evidence
+
+
+class Named(NamedTuple):
+    source: Evidence
+
+
+class Typed(TypedDict):
+    source: list[Evidence]
+
+
+RECORDS = {"Finding": Finding, "Plain": Plain, "Named": Named, "Typed": Typed}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_evidence_in_a_class_is_held_to_the_same(name):
+    """In a field of whatever kind of class, as deep as it goes: cite is there, and a made-up span is refused."""
+    span = "[cite('day')]" if name == "Typed" else "cite('day')"
+    record = f"{{'claim': 'c', 'source': {span}}}" if name == "Finding" else f"{{'source': {span}}}"
+    deep = f"{{'claim': 'd', 'more': [{record}]}}" if name == "Finding" else record
+    code = f"given = {deep}\nwrong = eval(repr(given).replace('day', 'lie'))\n"
+    code += "try:\n    SUBMIT(found=wrong)\nexcept ValueError as error:\n    print(error)\nSUBMIT(found=given)"
+    lm = ScriptedLM([cell(code)])
+    pred = RLM(f"context -> found: {name}", lm=lm, types=RECORDS)(context=BOOK)
+    assert "holds 'day', not 'lie'" in pred.trajectory.iterations[0].execution.stdout
+    assert [one.text for one in values_within(pred.found) if isinstance(one, Evidence)] == ["day"]
+
+
+def test_a_closing_reply_makes_nothing_up_either():
+    """What a limit has ended is extracted by a model: a span that the inputs do not hold is no output, and told why."""
+    said = {"answer": "cold", "evidence": [{"variable": "context", "start": 0, "end": 2, "text": "We"}]}
+    lm = ScriptedLM([cell("print(1)"), json.dumps(said)])
+    pred = RLM(SIGNATURE, lm=lm, max_iters=1)(context=BOOK, docs=DOCS)
+    assert (pred.answer, pred.evidence) == ("cold", None)
+    assert "context[0:2] holds 'It', not 'We'" in pred.termination.detail
+    said["evidence"][0]["text"] = "It"
+    lm = ScriptedLM([cell("print(1)"), json.dumps(said)])
+    pred = RLM(SIGNATURE, lm=lm, max_iters=1)(context=BOOK, docs=DOCS)
+    assert pred.evidence == [Evidence("context", 0, 2, "It")]
+
+
+WRAPS = [
+    lambda tp: list[tp],
+    lambda tp: dict[str, tp],
+    lambda tp: tp | None,
+    lambda tp: tuple[int, tp],
+    lambda tp: dataclasses.make_dataclass("Made", [("x", tp)]),
+    lambda tp: create_model("Model", x=(tp, ...)),
+]
+LEAVES = st.sampled_from([(int, False), (Finding, True), (Evidence, True), (File, False)])
+TYPES = st.recursive(
+    LEAVES, lambda inner: st.builds(lambda wrap, made: (wrap(made[0]), made[1]), st.sampled_from(WRAPS), inner)
+)
+
+
+@given(TYPES)
+def test_a_type_is_looked_through_whatever_it_is_made_of(made):
+    """What was put into a type is found in it, nothing else is, and each is met once, also where a class holds itself."""
+    tp, holds = made
+    found = list(types_within(tp))
+    assert (Evidence in found) == holds
+    assert len(found) == len({id(one) for one in found})
+
+
+@given(st.recursive(st.integers(), lambda inner: st.lists(inner, max_size=3), max_leaves=20))
+def test_values_are_met_in_their_order(value):
+    """As a walk in depth meets them."""
+    numbers = [one for one in values_within(value) if isinstance(one, int)]
+    assert numbers == [int(part) for part in re.findall(r"-?\d+", repr(value))]
+
+
+def test_no_depth_of_values_is_too_much():
+    """A submission may be nested as deep as a frame allows."""
+    value: Any = "end"
+    for _ in range(100_000):
+        value = [value]
+    assert sum(1 for _ in values_within(value)) == 100_001

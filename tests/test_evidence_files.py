@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dszig_py import RLM, Evidence, File, Signature, Text
 from dszig_py.contract import compile_contract
+from dszig_py.environments._worker import text
 from dszig_py.environments.in_place import in_place
 from dszig_py.environments.isolation import facts
 from dszig_py.evidence import MOST_CHARS, problem
@@ -19,6 +20,7 @@ from dszig_py.render import html
 
 LOG = "erste Zeile: süß\nERROR disk é full\n" * 50
 WHERE = ["process", "inprocess"]
+as_utf8 = text._as_utf8
 
 
 @pytest.fixture
@@ -182,6 +184,18 @@ def test_the_host_reads_the_span_and_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pread", lambda fd, size, at: asked.append(size) or pread(fd, size, at))
     assert problem(Evidence("log", 4_999_999_993, 5_000_000_000, "the end"), {"log": value}, in_place) == ""
     assert 7 <= sum(asked) < 100
+
+
+def test_many_citations_of_one_file_decode_it_once(tmp_path, monkeypatch):
+    """A text in UTF-16 is decoded whole: for each of a hundred thousand spans it would keep the host busy for minutes."""
+    (tmp_path / "wide.txt").write_bytes(("Größe " * 100).encode("utf-16"))
+    signature = Signature.parse("log: File -> e: list[Evidence]", types={"Evidence": Evidence})
+    contract = compile_contract(signature, {"log": tmp_path / "wide.txt"})
+    decoded = []
+    monkeypatch.setattr(text, "_as_utf8", lambda *given: decoded.append(given) or as_utf8(*given))
+    spans = [{"variable": "log", "start": 0, "end": 2, "text": "Gr"}] * 300
+    assert len(contract.validate([], {"e": spans})["e"]) == 300
+    assert len(decoded) == 1
 
 
 def test_what_was_never_said_cannot_be_cited(given_files):

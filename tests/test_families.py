@@ -396,7 +396,9 @@ def test_compaction_is_wired_to_the_strategy(capfd):
         (["--max-iters", "2", "--max-iterations", "3"], "say different things"),
         (["--file", "x", "--stdin"], "not both"),
         (["--file", "x"], "all are"),
-        (["--persistent", "../x y"], "--persistent"),
+        (["--persistent", "x y"], "--persistent"),
+        (["--persistent", "--compaction"], "--persistent takes a NAME"),
+        (["--persistent", "/dev/null/x.json"], "the session cannot be kept"),
         (["--via", "codex"], "--main-cmd, not both"),
         (["--sub-via", "codex"], "--rlm-cmd, not both"),
         (["--via", "echo"], "--main-cmd, not both"),
@@ -405,8 +407,6 @@ def test_compaction_is_wired_to_the_strategy(capfd):
 )
 def test_what_has_no_counterpart_is_refused_with_what_to_use(flags, message, capfd):
     """Wrong usage, before any model call."""
-    if flags[0] == "--persistent":
-        flags = ["--persistent", "x y"]
     assert run("--context", "abc", *flags) == 2
     told = capfd.readouterr()
     assert message in told.err and told.out == ""

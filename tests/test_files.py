@@ -15,6 +15,7 @@ from typing import Annotated
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 import dszig_py
 from dszig_py import RLM, File, Folder, InputError, Signature, SignatureError, Text, files, runner
@@ -37,8 +38,13 @@ def view(content: str, encoding: str = "utf-8") -> texts.Text:
     return texts.Text(texts.Held(content.encode(encoding)), encoding)
 
 
+class Report(BaseModel):
+    name: str
+    file: File
+
+
 def contract(signature, **inputs):
-    return compile_contract(Signature.parse(signature), inputs)
+    return compile_contract(Signature.parse(signature, types={"Report": Report}), inputs)
 
 
 @given(
@@ -192,6 +198,18 @@ def test_what_is_no_file_is_refused_before_any_call(tmp_path, what):
     assert lm.requests == []
 
 
+def test_a_file_that_cannot_be_read_is_refused_by_its_field(tmp_path, monkeypatch):
+    """As some files of the kernel's are, whatever their mode says."""
+    (tmp_path / "x").write_text("x")
+
+    def unreadable(*_):
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "pread", unreadable)
+    with pytest.raises(InputError, match="'log'.*cannot be read: Invalid argument"):
+        contract("log: File -> x", log=tmp_path / "x")
+
+
 def test_everything_there_is_is_no_folder_to_give():
     """The root, /proc and a file are refused for a Folder."""
     for path in ("/", "/proc", "/sys", __file__):
@@ -201,7 +219,9 @@ def test_everything_there_is_is_no_folder_to_give():
         contract("a: File -> x", a=7)
 
 
-@pytest.mark.parametrize("tp", ["Folder | None", "dict[str, Folder]", "File | str", "set[File]", "dict[File, str]"])
+@pytest.mark.parametrize(
+    "tp", ["Folder | None", "dict[str, Folder]", "File | str", "set[File]", "dict[File, str]", "Report", "list[Report]"]
+)
 def test_what_cannot_be_an_output_of_files_is_refused(tp):
     """A folder, or a type in which a file stands beside or beneath something else, is refused at once."""
     with pytest.raises(SignatureError, match="output 'report'"):

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import json
 import struct
 import threading
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from scripted_server import ScriptedServer
 from test_documents import library, pdf
 
 from dszig_py import (
     RLM,
+    Budget,
+    Folder,
     Image,
     InputError,
     LMError,
     ReplayMismatch,
+    Signature,
     SignatureError,
     Strategy,
     Trajectory,
     read_document,
 )
 from dszig_py.cli import main
+from dszig_py.contract import SubmissionRefused, compile_contract
 from dszig_py.environments.interpreter import InterpreterEnvironment
 from dszig_py.images import CODE, MOST, about
 from dszig_py.lm import FunctionLM, Message, Recorded, Replayed, Request, ScriptedLM, resolve
 from dszig_py.lm.base import IMAGE_TOKENS, sees_images
+from dszig_py.typed import BadReply, read
 from dszig_py.validation import coerce
 
 
@@ -345,6 +353,63 @@ def test_what_an_image_is_made_of(tmp_path):
         with pytest.raises(InputError):
             Image(**fields)
     assert repr(Image(DARK)) == f"Image(image/png, {len(DARK)} bytes)"
+
+
+class Found(BaseModel):
+    page: Image
+
+
+@dataclasses.dataclass
+class Kept:
+    place: Folder
+
+
+@pytest.mark.parametrize("reader", ["submit", "reply", "closing reply"])
+def test_what_code_or_a_model_says_is_no_path_of_this_process(tmp_path, reader, monkeypatch):
+    """Inside a class of the caller's too: an image is the bytes themselves, a folder cannot be given; no file is opened."""
+    (tmp_path / "secret.png").write_bytes(DARK)
+    monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("a file was opened"))
+    signature = Signature.parse("q -> found: Found, kept: Kept", types={"Found": Found, "Kept": Kept})
+    contract = compile_contract(signature, {"q": "?"})
+    said = {"found": {"page": str(tmp_path / "secret.png")}, "kept": {"place": str(tmp_path)}}
+    told = "page: pass an image that is an input, or the bytes.*place: no folder can be given here"
+    if reader == "submit":
+        with pytest.raises(SubmissionRefused, match=told):
+            contract.validate([], said)
+        assert contract.extracted({"found": {"page": DARK}})[0]["found"].page.data == DARK
+    elif reader == "reply":
+        with pytest.raises(BadReply, match=told):
+            read(signature, json.dumps(said))
+    else:
+        assert contract.extracted(said)[0] == {}
+
+
+@pytest.mark.parametrize("call", ["predict", "rlm_query"])
+@pytest.mark.parametrize(
+    ("declared", "given"),
+    [
+        ("Image | str", "PATH"),
+        ("list[Image | str]", "[PATH]"),
+        ("Image | dict[str, str]", "{'address': 'http://elsewhere/?secret'}"),
+        ("dict[str, Image | Any] | None", "{'a': PATH}"),
+    ],
+)
+def test_a_sub_call_takes_no_image_that_may_be_something_else(tmp_path, monkeypatch, call, declared, given):
+    """As something else it would pass, and be an image of this process's files or of any address in the child run."""
+    path = tmp_path / "secret.png"
+    path.write_bytes(DARK)
+    monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("a file was opened"))
+    code = f"PATH = {str(path)!r}\nprint({call}('x: {declared} -> y', x={given}))"
+    lm, sub = ScriptedLM([cell(code)]), ScriptedLM([cell("SUBMIT(y=str(x))")], repeat_last=True)
+    pred = RLM("q -> a", lm=lm, sub_lm=sub, max_iters=1, budget=Budget(max_depth=1))(q="?")
+    assert "declare Image, Image | None, or list[Image]" in pred.trajectory.iterations[0].execution.error
+    assert sub.requests == []
+
+
+def test_a_file_that_is_too_large_for_an_image_is_not_read_to_its_end():
+    """/dev/zero has none."""
+    with pytest.raises(InputError, match="at most"):
+        Image.of("/dev/zero")
 
 
 def test_images_are_inputs_only():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,9 +24,9 @@ from dszig_py import RLM, Budget, File, InputError, LMError, SignatureError, Str
 from dszig_py.cli import main
 from dszig_py.contract import SubmissionRefused, compile_contract
 from dszig_py.environments import process
-from dszig_py.environments.inprocess import InProcessEnvironment
+from dszig_py.environments.inprocess import InProcessEnvironment, InProcessSession
 from dszig_py.environments.isolation import facts
-from dszig_py.environments.process import ProcessEnvironment
+from dszig_py.environments.process import ProcessEnvironment, ProcessSession
 from dszig_py.errors import EnvironmentFailure
 from dszig_py.outputs import Outbox, _safe
 from dszig_py.scratch import Scratch
@@ -383,6 +385,48 @@ def test_what_a_folder_holds_is_measured_whatever_is_in_it():
     assert not inside.exists()
 
 
+def test_a_folder_that_becomes_a_file_while_it_is_measured_hides_nothing(monkeypatch):
+    """As with one that is renamed: looked at again, and a folder in which that never ends is over its bounds."""
+    folder = Scratch(1 << 20, 50)
+    (Path(folder.path) / "a").mkdir()
+    looks = []
+
+    def swapped(name, *rest):
+        if name == "a":
+            looks.append(name)
+            raise NotADirectoryError(20, "Not a directory")
+        return opened(name, *rest)
+
+    opened = scratch._opened
+    monkeypatch.setattr(scratch, "_opened", swapped)
+    assert "faster than it could be measured" in folder.overfull() and len(looks) > 1
+    monkeypatch.undo()
+    folder.close()
+
+
+def test_a_path_of_very_many_folders_costs_no_descriptors():
+    """Each folder on the way to a file is one: more of them than a folder may have are refused unopened."""
+    folder = Scratch()
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ValueError, match="nested over 32 levels"):
+        folder.opened("d/" * 100_000 + "x")
+    assert len(os.listdir("/proc/self/fd")) == before
+    folder.close()
+
+
+def test_a_list_of_very_many_wrong_paths_is_not_looked_through(out, monkeypatch):
+    """Each costs a look into the folder, and what is told of a wrong one a listing: after twenty the rest is refused unseen."""
+    contract = compile_contract(Signature.parse("q -> files: list[File]"), {"q": "?"})
+    box = Outbox(str(out), Scratch())
+    looks = []
+    opened = Scratch.opened
+    monkeypatch.setattr(Scratch, "opened", lambda self, given: looks.append(given) or opened(self, given))
+    with pytest.raises(SubmissionRefused, match="'x0' does not exist.*and 4995 more"):
+        contract.validate([], {"files": [f"x{n}" for n in range(5000)]}, outputs.Collection(box))
+    assert len(looks) == 20
+    box.scratch.close()
+
+
 def test_any_depth_and_any_mode_is_removed():
     """A folder nested beyond what a path can name, and ones shut to their owner, go with the scratch folder."""
     folder = Scratch()
@@ -435,6 +479,39 @@ from dszig_py.testing import ScriptedLM
 code = "open(f'{scratch}/x', 'w').write('x')\\ntell()\\nimport time\\ntime.sleep(60)"
 RLM("q -> report: File", lm=ScriptedLM(["```python\\n" + code + "\\n```"]), tools={"tell": lambda: print("on", flush=True)}, output_dir=sys.argv[1] + "/out")(q="?")
 """
+
+
+@pytest.mark.parametrize(
+    ("environment", "session", "step"),
+    [(ProcessEnvironment(), ProcessSession, "start"), (InProcessEnvironment(), InProcessSession, "bind")],
+    ids=["process", "inprocess"],
+)
+def test_a_start_that_is_cancelled_with_its_task_group_leaves_no_folder(
+    out, temporary, environment, session, step, monkeypatch
+):
+    """A scope that is cancelled cancels the closing too, unless that is shielded; not left to the garbage collector."""
+    begun = anyio.Event()
+
+    async def never(*_):
+        assert len(list(temporary.iterdir())) == 1
+        begun.set()
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(session, step, never)
+    rlm = RLM("q -> report: File", lm=ScriptedLM([cell(WRITE)]), environment=environment, output_dir=out)
+
+    async def go():
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: rlm.acall(q="?"))
+            await begun.wait()
+            group.cancel_scope.cancel()
+
+    gc.disable()
+    try:
+        asyncio.run(go())
+        assert list(temporary.iterdir()) == []
+    finally:
+        gc.enable()
 
 
 def test_what_a_killed_process_leaves_is_removed_by_the_next(temporary, monkeypatch):

@@ -203,7 +203,7 @@ def test_an_empty_prompt_is_refused_and_costs_nothing():
     """Nothing is paid for a question that asks nothing; the line that asked it says so."""
     code = """
 try:
-    llm_query(" ")
+    llm_query("")
 except ValueError as error:
     SUBMIT(str(error))
 """

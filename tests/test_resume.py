@@ -14,7 +14,7 @@ from collections import Counter
 import pytest
 from scripted_server import Answer, ScriptedServer
 
-from dszig_py import RLM, InputError, LMError, ReplayMismatch, Strategy, Trajectory
+from dszig_py import RLM, InputError, LMError, ReplayMismatch, Strategy, Trajectory, resume
 from dszig_py.cli import main
 from dszig_py.lm import ScriptedLM
 
@@ -201,3 +201,22 @@ def test_the_command_line_resumes_a_run(tmp_path, capsys, monkeypatch):
     assert "cannot be resumed" in capsys.readouterr().err
     assert main([*started[:6], "--resumable"]) == 2
     assert "give --trace" in capsys.readouterr().err
+
+
+def test_no_key_is_written_down_and_nobody_else_reads_the_rest(tmp_path):
+    """Whatever a provider calls it, and however deep it lies; limits in tokens stay. The file is its owner's."""
+    options = {
+        **{"aws_secret_access_key": "s", "azure_ad_token": "s", "vertex_credentials": "s", "client_secret": "s"},
+        **{"extra_headers": {"x": "s"}, "extra_body": {"auth_token": "s", "top_k": 1}},
+        **{"max_tokens": 5, "max_completion_tokens": 6, "temperature": 0},
+    }
+    kept = resume.options(RLM(SIGNATURE, lm="openai/scripted", lm_options=options, sub_lm_options={"api_key": "s"}))
+    assert kept["lm_options"] == {
+        "extra_body": {"top_k": 1},
+        "max_tokens": 5,
+        "max_completion_tokens": 6,
+        "temperature": 0,
+    }
+    assert "sub_lm_options" not in kept and kept["missing"] == []
+    RLM(SIGNATURE, lm=ScriptedLM([cell("SUBMIT(answer=[])")]), trace=tmp_path / "t.jsonl", resumable=True)(text="whole")
+    assert (tmp_path / "t.jsonl.resume").stat().st_mode & 0o777 == 0o600

@@ -190,6 +190,39 @@ def test_a_file_that_is_no_session_is_refused(tmp_path, content):
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("name", ["", "file/s.json"], ids=["a folder", "no folder"])
+def test_a_path_that_cannot_be_written_is_refused_before_any_call(tmp_path, name):
+    """With its name; nothing was paid for."""
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    made, _ = rlm()
+    with pytest.raises(InputError, match="the session cannot be kept in"):
+        made.session(tmp_path / name)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_that_cannot_be_written_after_a_call_costs_no_prediction(tmp_path):
+    """A disk may be full by then: a warning, and the prediction."""
+    made, _ = rlm("SUBMIT(answer=text)")
+    with made.session(tmp_path / "sub" / "s.json") as session:
+        (tmp_path / "sub").rmdir()
+        (tmp_path / "sub").write_text("", encoding="utf-8")
+        with pytest.warns(RuntimeWarning, match=r"the session was not saved to .*s\.json: "):
+            assert session(text="t", question="q").answer == "t"
+
+
+def test_a_file_serves_another_signature_too(tmp_path):
+    """What the other does not declare is kept for the first, and missed by none."""
+    path = tmp_path / "s.json"
+    first, _ = rlm("n = len(text)\nSUBMIT(answer='a')", "SUBMIT(answer=text)")
+    with first.session(path) as session:
+        session(text="abc", question="q")
+    other, _ = rlm("SUBMIT(size=n)", signature="question -> size: int")
+    with other.session(path) as session:
+        assert session().size == 3
+    with first.session(path) as session:
+        assert session().answer == "abc"
+
+
 def test_an_input_that_was_never_given_is_missed():
     """The first call needs all of them."""
     made, _ = rlm()

@@ -145,6 +145,8 @@ def session_path(given: Given, runs: Path) -> Path | None:
     name = given["persistent"]
     if name is None:
         return None
+    if name.startswith("-"):  # zigrlm's --persistent has no value, so that what follows it is the next option
+        raise click.UsageError(f"--persistent takes a NAME, and {name} is an option: --persistent NAME {name} ...")
     if os.sep in name or name.endswith(".json"):
         return Path(name)
     if not _NAME.fullmatch(name) or name.startswith("."):

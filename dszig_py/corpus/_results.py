@@ -70,17 +70,19 @@ class Log:
         assert self._fd is not None
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
-        os.ftruncate(self._fd, whole)  # the last writer may have been killed within a line
-        if not whole:
-            self._write({"schema": SCHEMA, "signature": signature})
+        first = {"schema": SCHEMA, "signature": signature}
+        if not whole and codec.dumps(first).startswith(data):  # new, or the writer was killed within its first line
+            os.ftruncate(self._fd, 0)
+            self._write(first)
             return
-        head, *rows = data[:whole].splitlines()
+        head, *rows = data[:whole].splitlines() or [data]
         try:
             read = cast("dict[str, Any]", codec.loads(head))
             if (read["schema"], read["signature"]) != (SCHEMA, signature):
                 raise ValueError(f"it holds results of {read['signature']!r} ({read['schema']})")
             for row in map(codec.loads, rows):
                 self._rows[row["index"], row["key"]] = row
+            os.ftruncate(self._fd, whole)  # the last writer may have been killed within a line
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} cannot be gone on with: {error}; give another path, or remove it") from None
 
@@ -127,8 +129,10 @@ def key_of(inputs: Mapping[str, Any]) -> str:
     """What inputs are known by: a digest of their values, so that an element that was changed is run again."""
     digest = hashlib.sha256()
     for name in sorted(inputs):
-        digest.update(name.encode())
         value = inputs[name]
         text = value if isinstance(value, str) else codec.dumps(codec.encode(value)).decode("ascii")
-        digest.update(text.encode("utf-8", "surrogatepass"))
+        data = text.encode("utf-8", "surrogatepass")
+        # With its length: else what moves from the end of one value to the next input's would not show.
+        digest.update(f"{name}:{type(value).__name__}:{len(data)}:".encode())
+        digest.update(data)
     return digest.hexdigest()[:32]

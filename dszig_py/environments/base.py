@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dszig_py.contract import Contract
 
 __all__ = [
+    "Binding",
     "CallRefused",
     "CellLimits",
     "Environment",
@@ -111,6 +112,15 @@ class Session(Protocol):
 
     async def close(self) -> None:
         """End the session and everything it started. Never raises, may be called twice."""
+        ...
+
+
+@runtime_checkable
+class Binding(Protocol):
+    """A session that takes data without code, because its language cannot write data."""
+
+    def bind(self, name: str, value: Any) -> bool:
+        """Bind JSON data to a variable. Whether there was room for it."""
         ...
 
 

@@ -32,6 +32,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import anyio
+
 from dszig_py.environments import inputs
 from dszig_py.environments._link import Link
 from dszig_py.environments._opening import off_loop, packed_inputs, size_in_bytes, started
@@ -232,6 +234,7 @@ class DockerSession(WorkerSession):
         self._environment = environment
         self._engine = engine
         self._containers: list[_Container] = []
+        self._starting_one: asyncio.Future[None] | None = None
         super().__init__(
             packed,
             host,
@@ -249,17 +252,22 @@ class DockerSession(WorkerSession):
     async def _connect(self, protocol: Callable[[], Link]) -> Link:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        with theirs:
-            try:
-                self._containers.append(await off_loop(self._run, theirs))
-            except BaseException as error:
-                ours.close()
-                if not isinstance(error, OSError):
-                    raise
-                raise EnvironmentFailure(f"{self._engine} could not be started: {error}") from error
+        self._starting_one = asyncio.ensure_future(off_loop(self._run, theirs))
+        try:
+            # A thread goes on when its caller is cancelled: close() waits for what it starts, and ends it.
+            await asyncio.shield(self._starting_one)
+        except BaseException as error:
+            ours.close()
+            if not isinstance(error, OSError):
+                raise
+            raise EnvironmentFailure(f"{self._engine} could not be started: {error}") from error
         return (await asyncio.get_running_loop().create_unix_connection(protocol, sock=ours))[1]
 
-    def _run(self, pipe: socket.socket) -> _Container:
+    def _run(self, pipe: socket.socket) -> None:
+        with pipe:
+            self._containers.append(self._started_with(pipe.fileno()))
+
+    def _started_with(self, fd: int) -> _Container:
         folder, specs, mounts = share(self._packed)
         name = f"dszig-{uuid.uuid4().hex[:16]}"
         request = {
@@ -269,7 +277,6 @@ class DockerSession(WorkerSession):
         }
         command = self._environment.command(self._engine, name, f"{folder}/shared", request, mounts)
         said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the container; a pipe nobody reads would block it
-        fd = pipe.fileno()
         try:
             process = subprocess.Popen(command, stdin=fd, stdout=fd, stderr=said, start_new_session=True)  # noqa: S603
         except BaseException:
@@ -287,11 +294,14 @@ class DockerSession(WorkerSession):
         return f"{self._engine} run: {said or 'it ended at once'}"
 
     async def close(self) -> None:
-        """End the container and remove what was shared with it."""
-        await super().close()
-        containers, self._containers = self._containers, []
-        for container in containers:
-            await off_loop(container.end)
+        """End the container and remove what was shared with it: also where the run that is closed was cancelled."""
+        with anyio.CancelScope(shield=True):
+            if self._starting_one is not None:
+                await asyncio.wait([self._starting_one])
+            await super().close()
+            containers, self._containers = self._containers, []
+            for container in containers:
+                await off_loop(container.end)
 
 
 def share(packed: inputs.Packed) -> tuple[str, list[list[Any]], dict[str, str]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from dszig_py.environments.base import (
+    Binding,
     CellLimits,
     Environment,
     Execution,
@@ -66,7 +67,7 @@ class Kept:
         except BaseException:
             self._in_use = False
             raise
-        return _Use(self, session)
+        return _BindingUse(self, session) if isinstance(session, Binding) else _Use(self, session)
 
     async def release(self, session: LastingSession) -> None:
         """A run is over: what it leaves is noted, for the REPL may not live until the next."""
@@ -105,3 +106,9 @@ class _Use:
 
     async def close(self) -> None:
         await self.kept.release(self.session)
+
+
+@dataclass(frozen=True)
+class _BindingUse(_Use):
+    def bind(self, name: str, value: Any) -> bool:
+        return cast(Binding, self.session).bind(name, value)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dszig_py import files, images
 from dszig_py.environments._script import guide, values
+from dszig_py.environments._script.grammar import ScriptError
 from dszig_py.environments._script.javascript import NodeJs, find_node
 from dszig_py.environments._script.machine import Bounds, Machine
 from dszig_py.environments._worker import codec
@@ -114,6 +115,14 @@ class ScriptSession:
             return {}
         shown = list(self._machine.variables.items())[:500]
         return {name[:200]: short_repr(value, 120)[:200] for name, value in shown}
+
+    def bind(self, name: str, value: Any) -> bool:
+        """Bind data. Whether there was room for it."""
+        try:
+            self._machine.keep(name, value)
+        except ScriptError:
+            return False
+        return True
 
     async def snapshot(self) -> Snapshot:
         """All variables but the inputs: each is data."""

@@ -121,12 +121,12 @@ class Store:
         assert self._fd is not None
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
-        if whole < len(data):  # the last writer was killed within a line
-            os.ftruncate(self._fd, whole)
-        if not whole:
+        if not whole and json.dumps(self.head).encode().startswith(data):  # new, or killed within its first line
+            os.ftruncate(self._fd, 0)
             self._write(self.head)
             return
-        head, self.earlier = _parsed(data[:whole], str(path))
+        head, self.earlier = _parsed(data[:whole] or data, str(path))  # before anything is cut: it may be no such file
+        os.ftruncate(self._fd, whole)  # the last writer may have been killed within a line
         self.rows = {row.key: row for row in self.earlier}
         if differing := [name for name in {**self.head, **head} if head.get(name) != self.head.get(name)]:
             name = differing[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 
 import dspy
 import dspy_scripted as scripted
@@ -117,6 +118,49 @@ SUBMIT(answer=" ".join(told))"""
     with dspy_compat.installed(dspy), dspy.context(lm=scripted.lm(answer)):
         pred = dspy.RLM("text -> answer", tools=[lookup], interpreter_factory=interpreter)(text="x")
     assert pred.answer == "L L L four", pred.trajectory
+
+
+REACHING = {
+    "a file to write": "dspy.RLM('q -> y', trace=PATH)(q='1')",
+    "a folder to write in": "dspy.RLM('q -> y', output_dir=PATH)(q='1')",
+    "an environment": "dspy.RLM('q -> y', environment='inprocess')(q='1')",
+    "a model": "dspy.RLM('q -> y', sub_lm='openai/x')(q='1')",
+    "models": "dspy.RLM('q -> y', lms={'a': 'openai/x'})(q='1')",
+    "a budget": "dspy.RLM('q -> y', budget={})(q='1')",
+    "a path": "dspy.RLM('q: pathlib.Path -> y')(q=PATH)",
+    "a path of pydantic's": "dspy.RLM('q: pydantic.FilePath -> y')(q=PATH)",
+    "a file": "dspy.RLM('q: list[dszig_py.File] -> y')(q=[PATH])",
+    "a folder": "dspy.RLM('q: dszig_py.Folder -> y')(q=PATH)",
+    "an image": "dspy.RLM('q: dszig_py.Image -> y')(q=PATH)",
+    "an image said by a model": "dspy.ChainOfThought('q -> y: dszig_py.Image')(q='1')",
+    "an import": "dspy.Predict('q -> y: pydantic.ImportString')(q='1')",
+    "a module": "dspy.Predict('q: antigravity.X -> y')(q='1')",
+    "a module with instructions": "dspy.Predict(dspy.Signature('q: list[this.X] -> y', 'do it'))(q='1')",
+    "another signature in the call": "dspy.Predict('q -> y')(q='1', signature='q -> y: dszig_py.Image')",
+    "an interpreter in the call": "dspy.RLM('q -> y')(q='1', interpreter_factory='x')",
+}
+
+
+@SUB_AGENTS
+@pytest.mark.parametrize("code", REACHING.values(), ids=REACHING)
+def test_sub_agents_reach_nothing_of_this_machine(code, tmp_path):
+    """What code builds is run by this process: no option and no type of it names a file, a model or an import."""
+    (tmp_path / "secret").write_bytes(b"\x89PNG\r\n\x1a\n")
+    before = (tmp_path / "secret").stat().st_mtime_ns
+    cell = f"import dspy\nPATH = {str(tmp_path / 'secret')!r}\n"
+    cell += f"try:\n    {code}\nexcept Exception as error:\n    SUBMIT(answer=str(error))\nSUBMIT(answer='it ran')"
+    asked_models = []
+
+    def other(prompt):
+        asked_models.append(prompt)
+        return fields(y=str(tmp_path / "secret"))
+
+    with dspy_compat.installed(dspy), dspy.context(lm=scripted.lm(steps(cell, other=other))):
+        answer = dspy.RLM("text -> answer", max_iters=1)(text="x").answer
+    assert "CodeInterpreterError" in answer and " not " in answer
+    assert asked_models == [] and (tmp_path / "secret").stat().st_mtime_ns == before
+    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
+    assert not {"antigravity", "this"} & {*sys.modules}
 
 
 @SUB_AGENTS

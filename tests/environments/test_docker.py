@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from pathlib import Path
 
+import anyio
 import container_image
 import pytest
 
@@ -274,6 +276,37 @@ def files_in(tmp_path, name="app.log"):
         if not path.is_symlink():
             path.chmod(0o755)
     return {"log": File(tmp_path / name), "docs": Folder(folder), "note": Text("né" * 40_000)}
+
+
+def test_a_start_that_is_cancelled_with_its_task_group_leaves_nothing(pretender, monkeypatch):
+    """A child run's scope ends while inputs are still being copied: no folder with them stays, and no container."""
+    copying, cancelled = threading.Event(), threading.Event()
+    share = docker.share
+
+    def slow(packed):
+        copying.set()
+        cancelled.wait(30)
+        return share(packed)
+
+    monkeypatch.setattr(docker, "share", slow)
+
+    async def go():
+        async def opened():
+            async with a_session(DockerEnvironment(image="fine"), {"text": "x" * 100_000}):
+                pytest.fail("it was cancelled before")
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(opened)
+            await asyncio.to_thread(copying.wait)
+            group.cancel_scope.cancel()
+            cancelled.set()
+
+    asyncio.run(go())
+    assert shared_folders() == set()
+    log = [json.loads(line) for line in (pretender / "log").read_text().splitlines()]
+    (name,) = (line[line.index("--name") + 1] for line in log if line[0] == "run")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((pretender / name).read_text()), 0)
 
 
 def test_files_are_mounted_where_they_are_and_never_copied(pretender):

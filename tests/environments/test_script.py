@@ -475,11 +475,11 @@ def twins(draw):
             script.append(f"let {name} = {ours}")
             python.append(f"{name} = {theirs}")
         elif kind == "llm_query":
-            script.append(f"llm_query {name} = {ours}")
-            python.append(f"{name} = llm_query({theirs})")
+            script.append(f"llm_query {name} = 'q' + {ours}")  # an empty prompt is refused
+            python.append(f"{name} = llm_query('q' + {theirs})")
         else:
-            script += [f"llm_query_batched {name} = {ours} | 'x'", f"let {name} = {name}[0] + {name}[1]"]
-            python.append(f"{name} = ''.join(llm_query_batched([{theirs}, 'x']))")
+            script += [f"llm_query_batched {name} = 'q' + {ours} | 'x'", f"let {name} = {name}[0] + {name}[1]"]
+            python.append(f"{name} = ''.join(llm_query_batched(['q' + {theirs}, 'x']))")
         names.append(name)
     ours, theirs = value()
     return "\n".join([*script, f"FINAL({ours})"]), "\n".join([*python, f"SUBMIT({theirs})"])
