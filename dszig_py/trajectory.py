@@ -59,7 +59,7 @@ class Action:
 class SubCall:
     """One call from inside code. ``kind``: llm_query, predict, rlm_query, tool, or direct (of a route without code;
     ``index`` is the attempt); ``batch`` and ``index``: its place in a batch. ``prompt`` is a preview of ``prompt_chars``
-    characters; ``reply`` is whole. ``trajectory``: a child run's. ``started`` is seconds since the run began.
+    characters; ``reply`` is whole, of a child run or a tool the head of its repr. ``trajectory``: a child run's. ``started`` is seconds since the run began.
     """
 
     id: str
