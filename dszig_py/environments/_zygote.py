@@ -78,10 +78,12 @@ class Zygote:
         """Ask for a worker that owns ``fds``; its token. Raises ``OSError`` where the zygote is gone."""
         token = next(self._tokens)
         body = json.dumps({"op": "fork", "token": token, **request}).encode()
+        message = _HEADER.pack(len(body)) + body
         with self._lock:
             try:
-                socket.send_fds(self._control, [_HEADER.pack(len(body))], fds)
-                self._control.sendall(body)
+                # In one piece: woken by a header alone, the zygote would take the processor and wait for the rest.
+                sent = socket.send_fds(self._control, [message], fds)
+                self._control.sendall(message[sent:])
             except OSError:
                 self._lost = True  # its sockets close a moment before the kernel calls it dead
                 raise

@@ -88,16 +88,16 @@ class Packed:
         specs: list[list[Any]] = [[name, p.kind, first + i, p.size] for i, (name, p) in enumerate(self.packs)]
         return [*specs, *(p.spec(first + len(specs) + i) for i, p in enumerate(self.opened))]
 
-    def shared(self, keeper: Keeper) -> dict[str, int]:
+    def shared(self, keeper: Keeper) -> dict[str, tuple[int, bool]]:
         """By name, keys of the large texts that other sessions hold too: ``keeper`` may decode them once for all of them,
-        until it is told to forget them.
+        until it is told to forget them. And whether a text is ASCII, so that its bytes are its characters.
         """
-        found: dict[str, int] = {}
+        found: dict[str, tuple[int, bool]] = {}
         with _lock:
             for name, pack in self.packs if sys.platform == "linux" else ():
                 if pack.kind in ("text", "bytes") and pack.size >= SHARED and (pack.holders > 1 or pack.keepers):
                     pack.keepers[id(keeper)] = keeper
-                    found[name] = pack.key
+                    found[name] = pack.key, pack.kind == "text" and pack.value.isascii()
         return found
 
     @property

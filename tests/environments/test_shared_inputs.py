@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -47,10 +49,14 @@ def workers():
 
 
 def largest(pid):
-    """Bytes of a process's largest mapping."""
+    """Bytes of a process's largest stretch of mapped memory: of a text on a file its first and last page are not."""
     with open(f"/proc/{pid}/maps") as file:
-        spans = [re.match(r"([0-9a-f]+)-([0-9a-f]+)", line).groups() for line in file]
-    return max(int(end, 16) - int(start, 16) for start, end in spans)
+        spans = [[int(n, 16) for n in re.match(r"([0-9a-f]+)-([0-9a-f]+)", line).groups()] for line in file]
+    most = at = end = 0
+    for first, last in spans:
+        at, end = (at if first == end else first), last
+        most = max(most, end - at)
+    return most
 
 
 def tables(pid):
@@ -141,11 +147,12 @@ def test_a_large_text_is_decoded_once_and_others_do_not_see_it():
     asyncio.run(main())
 
 
-def test_a_text_of_many_sessions_is_on_a_file_and_the_same_for_all():
+@pytest.mark.parametrize("word", ["\u4f60\u597d end", "caf\xe9 and more", "0123456789"])
+def test_a_text_of_many_sessions_is_on_a_file_and_the_same_for_all(word):
     """From the fourth session on forks copy no table for its pages: text of any width arrives whole, and stays it."""
 
     async def main():
-        wide = "\u4f60\u597d end" * (8 * MB)
+        wide = word * (8 * MB)
         first = await opened(wide)
         (alone,) = workers()
         others = [await opened(wide) for _ in range(6)]
@@ -170,3 +177,25 @@ def test_a_single_session_leaves_the_zygote_alone():
         await session.close()
 
     asyncio.run(main())
+
+
+PLACED = """
+import os, random, sys
+sys.path.insert(0, sys.argv[1])
+import zygote
+whole = "".join(map(chr, random.Random(1).choices(range(128), k=70_000)))
+for size in [*range(8_192, 16_500, 61), 12_288 - 48, 12_288 - 47, 65_536, 70_000]:
+    fd = os.memfd_create("given")
+    os.write(fd, whole[:size].encode())
+    made = zygote.ascii_text(fd, size)
+    os.close(fd)
+    assert made == whole[:size] and hash(made) == hash(whole[:size]), size
+    assert made.isascii() and (made + "x")[-2:] == whole[size - 1] + "x" and len(made.encode()) == size, size
+"""
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="elsewhere a text is decoded")
+def test_a_text_put_on_a_files_pages_is_the_text():
+    """Whatever part of a page it begins and ends in: the same characters, the same hash, and it can be used as any other."""
+    worker = Path(_zygote.__file__).with_name("_worker")
+    subprocess.run([sys.executable, "-c", PLACED, str(worker)], check=True, timeout=60)

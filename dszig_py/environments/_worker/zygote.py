@@ -11,6 +11,7 @@ host *thread* that started it ends.
 from __future__ import annotations
 
 import collections
+import ctypes
 import dataclasses
 import gc
 import importlib
@@ -27,6 +28,7 @@ import socket
 import struct
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -144,14 +146,17 @@ class Zygote:
     def keep(self, request: dict[str, Any], fds: list[int]) -> None:
         """Decode what sessions share, for their workers to be born with: pages that nobody writes to exist once."""
         for spec in request["inputs"]:
-            key = request["shared"].get(spec[0])
-            if key is None:
+            if spec[0] not in request["shared"]:
                 continue
+            key, plain = request["shared"][spec[0]]
             if key not in self.texts:
-                self.texts[key] = load_input(spec, fds)[1]
+                text = ascii_text(fds[spec[2]], spec[3]) if plain else None
+                self.texts[key] = load_input(spec, fds)[1] if text is None else text
+                self.born_with[key] = MANY if text is not None else 0
             self.born_with[key] += 1
             if self.born_with[key] == MANY and sys.implementation.name == "cpython":
-                onto_a_file(id(self.texts[key]), sys.getsizeof(self.texts[key]))
+                text = self.texts[key]
+                onto_a_file(id(text), id(text) + sys.getsizeof(text), lambda first, last: memory(first, last - first))
 
     def reap(self) -> None:
         """Between requests only: until here a dead worker keeps its number, so a signal can reach no other process."""
@@ -162,18 +167,17 @@ class Zygote:
             self.pids = {token: p for token, p in self.pids.items() if p != pid}
 
 
-def onto_a_file(address: int, size: int) -> None:
-    """Have this memory, whose content no longer changes, be a file's pages: a fork copies a table entry for each page of
-    plain memory, and none for a file's, which for 200 MB makes 10 ms of every fork and exit, or nothing.
+def onto_a_file(start: int, end: int, content: Callable[[int, int], memoryview]) -> bool:
+    """Have the whole pages from ``start`` to ``end`` of this process, whose content no longer changes, be a file's: a fork
+    copies a table entry for each page of plain memory, and none for a file's, which for 200 MB makes 10 ms of every fork
+    and exit, or nothing. ``content`` gives what is to stand between two addresses. Whether there was room for it.
 
     Rejected: huge pages (MADV_COLLAPSE), which where memory is in pieces took over half a second to come by.
     """
-    import ctypes
-
-    first, last = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE, (address + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
     fd = os.memfd_create("text")
     try:
-        view, done = memoryview((ctypes.c_char * (last - first)).from_address(first)).cast("B"), 0
+        view, done = content(first, last), 0
         while done < len(view):
             done += os.write(fd, view[done : done + (1 << 30)])
         place = ctypes.CDLL(None).mmap
@@ -181,11 +185,38 @@ def onto_a_file(address: int, size: int) -> None:
             ctypes.c_void_p,
             [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long],
         )
-        place(first, last - first, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_FIXED, fd, 0)
+        mapped = place(first, last - first, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_FIXED, fd, 0)
+        return mapped == first
     except OSError:
-        return  # no room for a second copy: forks stay slow
+        return False
     finally:
         os.close(fd)
+
+
+def memory(address: int, size: int) -> memoryview:
+    return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+
+
+def ascii_text(fd: int, size: int) -> str | None:
+    """A text of so many ASCII characters, which are ``fd``'s bytes, on a file's pages from the start: one copy, where to
+    decode it and to move it then are two. None where there is no room for it, or Python keeps its texts in another way.
+    """
+    if sys.implementation.name != "cpython":
+        return None
+    new = ctypes.pythonapi.PyUnicode_New
+    new.restype, new.argtypes = ctypes.py_object, (ctypes.c_ssize_t, ctypes.c_uint32)
+    text: str = new(size, 127)
+    start = (
+        id(text) + sys.getsizeof("") - 1
+    )  # behind the head of a compact ASCII text; see PyASCIIObject, unicodeobject.h
+    with mmap.mmap(fd, size, access=mmap.ACCESS_READ) as data, memoryview(data) as given:
+
+        def content(first: int, last: int) -> memoryview:
+            memory(start, first - start)[:] = given[: first - start]
+            memory(last, start + size - last)[:] = given[last - start :]
+            return given[first - start : last - start]
+
+        return text if onto_a_file(start, start + size, content) else None
 
 
 def watch_children() -> socket.socket:
@@ -274,7 +305,7 @@ def run_worker(request: dict[str, Any], fds: list[int], zygote: Zygote, prepared
             os.close(ruleset)
         sock = socket.socket(fileno=fds[0])
         sys.meta_path.append(Importable(request["import"]))
-        born_with = {name: zygote.texts[key] for name, key in request["shared"].items()}
+        born_with = {name: zygote.texts[key] for name, (key, _plain) in request["shared"].items()}
         zygote.texts.clear()  # another session's are unmapped by this, before any code runs
         own = [load_input(spec, fds) for spec in request["inputs"] if spec[0] not in born_with]
         if "scratch" in request:
