@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +15,14 @@ import measures  # noqa: E402 - found by the line above
 import scripts  # noqa: E402 - found by the line above
 import server  # noqa: E402 - found by the line above
 import tables  # noqa: E402 - found by the line above
+
+
+def test_the_readme_shows_what_was_measured():
+    """Its table is made of the results that are kept beside the benchmarks, number by number."""
+    report = json.loads((HERE / "results.json").read_text())
+    readme = (HERE.parent.parent / "README.md").read_text()
+    assert tables.into_readme(readme, report) == readme
+    assert all(name in tables.summary(report) for name in ("LiteLLM alone", "1,000 sub-calls", " ms | "))
 
 
 @pytest.mark.parametrize("dialect", ["ours", "dspy", "predict", "rlm"])

@@ -2,8 +2,8 @@
 
 Everything talks real HTTP to a scripted server on loopback. Sides run in processes of their own and take turns, so that
 what else the machine does hits all of them; medians and ratios count, absolute times move with the machine. Peers that
-are not installed are left out; PEERS_PYTHON names another Python that has them. Writes RESULTS.md and results.json, and
-plots where matplotlib is there.
+are not installed are left out; PEERS_PYTHON names another Python that has them. Writes RESULTS.md and results.json,
+plots where matplotlib is there, and the README's table where nothing was left out by ``--quick`` or ``--out``.
 """
 
 from __future__ import annotations
@@ -80,11 +80,14 @@ def merged(report, given):
 
 
 def written(report, folder):
-    from tables import markdown, plots, shown
+    from tables import into_readme, markdown, plots, shown
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(report, indent=1) + "\n")
     (folder / "RESULTS.md").write_text(markdown(report, plots(report, folder)))
+    if folder == HERE and not report["quick"]:  # the README's table is that of a whole run
+        readme = HERE.parent.parent / "README.md"
+        readme.write_text(into_readme(readme.read_text(), report))
     shown(report)
 
 

@@ -58,6 +58,45 @@ def markdown(report, pictures=()):
     return "\n".join(lines)
 
 
+# What the README shows: cases, and how they are called there; sides, each by the names it goes by.
+SUMMARY = {
+    "import": "import",
+    "run of 2": "a run of two iterations",
+    "each further iteration": "each further iteration",
+    "100 MB input": "a run over 100 MB",
+    "50 on 200 MB": "50 runs over one text of 200 MB",
+    "1000 sub-calls of 100 ms": "1,000 sub-calls of 100 ms",
+    "128 runs of 5 x 200 ms": "128 runs at once, 5 calls of 200 ms each",
+    "prompts of 20 iterations, all": "all prompts of a run of 20",
+}
+SIDES = {
+    "dszig_py": ("ours", "dszig_py"),
+    "`direct:`": ("ours, direct",),
+    "LiteLLM alone": ("bare LiteLLM", "LiteLLM"),
+    "dspy.RLM": ("dspy.RLM", "dspy"),
+    "alexzhang13/rlm": ("alexzhang13/rlm",),
+    "predict-rlm": ("predict-rlm",),
+}
+BEGIN, END = "<!-- written by make bench -->\n", "<!-- end of what make bench writes -->\n"
+
+
+def summary(report):
+    """The README's table: medians of some cases, a column for each side."""
+    found = {(row["case"], row["side"]): row for row in report["rows"] if row["median"] is not None}
+    lines = [f"| | {' | '.join(SIDES)} |", f"|---|{'---|' * len(SIDES)}"]
+    for case, told in SUMMARY.items():
+        rows = [next((found[case, n] for n in names if (case, n) in found), None) for names in SIDES.values()]
+        shown = ["" if row is None else f"{number(row['median'])} {row['unit']}" for row in rows]
+        lines.append(f"| {told} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+def into_readme(readme, report):
+    """``readme`` with the table in its place."""
+    before, rest = readme.split(BEGIN)
+    return before + BEGIN + summary(report) + END + rest.split(END)[1]
+
+
 def plots(report, folder):
     """Seconds over the size of the case, where matplotlib is installed; the names of the pictures."""
     try:
