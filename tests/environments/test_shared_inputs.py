@@ -182,12 +182,12 @@ def test_a_single_session_leaves_the_zygote_alone():
 PLACED = """
 import os, random, sys
 sys.path.insert(0, sys.argv[1])
-import zygote
+import pages
 whole = "".join(map(chr, random.Random(1).choices(range(128), k=70_000)))
 for size in [*range(8_192, 16_500, 61), 12_288 - 48, 12_288 - 47, 65_536, 70_000]:
     fd = os.memfd_create("given")
     os.write(fd, whole[:size].encode())
-    made = zygote.ascii_text(fd, size)
+    made = pages.ascii_text(fd, size)
     os.close(fd)
     assert made == whole[:size] and hash(made) == hash(whole[:size]), size
     assert made.isascii() and (made + "x")[-2:] == whole[size - 1] + "x" and len(made.encode()) == size, size

@@ -11,7 +11,6 @@ host *thread* that started it ends.
 from __future__ import annotations
 
 import collections
-import ctypes
 import dataclasses
 import gc
 import importlib
@@ -28,7 +27,6 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -38,6 +36,7 @@ import codec
 import files
 import harden
 import keeping
+import pages
 import scratch
 import typed
 
@@ -46,7 +45,6 @@ sys.path.pop(0)
 HEADER = struct.Struct(">I")
 MAX_RULESETS = 64
 MANY = 4  # workers with the same text; for fewer, the copy into a file costs more than it brings
-MAP_FIXED = 0x10  # mman.h, Linux: in place of what is mapped there
 MAX_FDS = 253  # SCM_MAX_FD of the kernel: what one message can carry
 WARM_UP = "x = 1\nx"  # no more: pages that the cells to come do not need would be copied for nothing
 # Bound now: a cell may put something else in their place.
@@ -150,13 +148,12 @@ class Zygote:
                 continue
             key, plain = request["shared"][spec[0]]
             if key not in self.texts:
-                text = ascii_text(fds[spec[2]], spec[3]) if plain else None
+                text = pages.ascii_text(fds[spec[2]], spec[3]) if plain else None
                 self.texts[key] = load_input(spec, fds)[1] if text is None else text
                 self.born_with[key] = MANY if text is not None else 0
             self.born_with[key] += 1
-            if self.born_with[key] == MANY and sys.implementation.name == "cpython":
-                text = self.texts[key]
-                onto_a_file(id(text), id(text) + sys.getsizeof(text), lambda first, last: memory(first, last - first))
+            if self.born_with[key] == MANY:
+                pages.put_on_a_file(self.texts[key])
 
     def reap(self) -> None:
         """Between requests only: until here a dead worker keeps its number, so a signal can reach no other process."""
@@ -165,58 +162,6 @@ class Zygote:
             if pid == 0:
                 return
             self.pids = {token: p for token, p in self.pids.items() if p != pid}
-
-
-def onto_a_file(start: int, end: int, content: Callable[[int, int], memoryview]) -> bool:
-    """Have the whole pages from ``start`` to ``end`` of this process, whose content no longer changes, be a file's: a fork
-    copies a table entry for each page of plain memory, and none for a file's, which for 200 MB makes 10 ms of every fork
-    and exit, or nothing. ``content`` gives what is to stand between two addresses. Whether there was room for it.
-
-    Rejected: huge pages (MADV_COLLAPSE), which where memory is in pieces took over half a second to come by.
-    """
-    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
-    fd = os.memfd_create("text")
-    try:
-        view, done = content(first, last), 0
-        while done < len(view):
-            done += os.write(fd, view[done : done + (1 << 30)])
-        place = ctypes.CDLL(None).mmap
-        place.restype, place.argtypes = (
-            ctypes.c_void_p,
-            [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long],
-        )
-        mapped = place(first, last - first, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_FIXED, fd, 0)
-        return mapped == first
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-
-
-def memory(address: int, size: int) -> memoryview:
-    return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
-
-
-def ascii_text(fd: int, size: int) -> str | None:
-    """A text of so many ASCII characters, which are ``fd``'s bytes, on a file's pages from the start: one copy, where to
-    decode it and to move it then are two. None where there is no room for it, or Python keeps its texts in another way.
-    """
-    if sys.implementation.name != "cpython":
-        return None
-    new = ctypes.pythonapi.PyUnicode_New
-    new.restype, new.argtypes = ctypes.py_object, (ctypes.c_ssize_t, ctypes.c_uint32)
-    text: str = new(size, 127)
-    start = (
-        id(text) + sys.getsizeof("") - 1
-    )  # behind the head of a compact ASCII text; see PyASCIIObject, unicodeobject.h
-    with mmap.mmap(fd, size, access=mmap.ACCESS_READ) as data, memoryview(data) as given:
-
-        def content(first: int, last: int) -> memoryview:
-            memory(start, first - start)[:] = given[: first - start]
-            memory(last, start + size - last)[:] = given[last - start :]
-            return given[first - start : last - start]
-
-        return text if onto_a_file(start, start + size, content) else None
 
 
 def watch_children() -> socket.socket:
