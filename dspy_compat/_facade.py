@@ -8,11 +8,7 @@ code is. Their trace stays their own, since an optimizer could not tell whose pr
 from __future__ import annotations
 
 import ast
-import builtins
 import functools
-import importlib.util
-import sys
-import typing
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +17,6 @@ import dspy
 from dspy_compat._adapters import CallRecorder
 from dszig_py.preamble import Preamble
 from dszig_py.tools import Tool
-from dszig_py.typetree import types_within
 from dszig_py.usage import Exhausted, Ledger, Reservation, Usage
 
 try:
@@ -54,6 +49,9 @@ class OwnEnvironment:
         )
 
 
+_MAX_COMPLETIONS = 128  # of one call, as providers have it: each is reserved by itself
+
+
 class _Shell:
     """What the facade installs itself into: keeps the tools and the code, for the session that comes later."""
 
@@ -73,6 +71,8 @@ class _Meter:
         self._held: list[list[Reservation]] = []  # by LM call: several completions of one call count as calls each
 
     def reserve(self, calls: int = 1) -> None:
+        if calls > _MAX_COMPLETIONS:
+            raise RuntimeError(f"a call has at most {_MAX_COMPLETIONS} completions, not {calls}")
         held: list[Reservation] = []
         self._held.append(held)
         for _ in range(calls):
@@ -140,7 +140,20 @@ def sub_agents(module: RLM, sub_lm: Any, ledger: Ledger, factory: Any) -> Preamb
 
 # What code may choose of an RLM: the data that dspy's own class takes. Ours takes paths to write to, environments, models.
 _RLM_OPTIONS = ("max_iters", "max_llm_calls", "max_output_chars", "tools", "verbose")
-_CLOSED = ("dszig_py", "pathlib", "pydantic")  # whose types make files, or imports, of this process's of a text
+# Every name that a type may be made of. dspy looks a name up in all that this process has imported, or imports it, and
+# puts what it finds into its error: `q: os.environ` showed code the keys of every provider.
+_BARE = frozenset(
+    {"str", "int", "float", "bool", "complex", "bytes", "bytearray", "list", "tuple", "dict", "set", "frozenset"}
+    | {"Any", "Optional", "Union", "Literal", "List", "Dict", "Tuple", "Set", "FrozenSet", "Sequence", "Mapping"}
+    | {"Iterable", "Collection", "NoneType"}
+)
+_DOTTED = frozenset(
+    {f"typing.{name}" for name in _BARE if name[0].isupper() and name != "NoneType"}
+    | {f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta")}
+    | {"decimal.Decimal", "uuid.UUID", "dspy.Code", "dspy.History", "dspy.Reasoning"}
+)
+_SHAPES = (ast.Name, ast.Attribute, ast.Subscript, ast.BinOp, ast.BitOr, ast.Tuple, ast.Constant, ast.Load)
+_MAX_SIGNATURE = 65_536  # characters, as of every signature here
 
 
 def _constructs(facade: Any) -> Any:
@@ -152,30 +165,52 @@ def _constructs(facade: Any) -> Any:
             raise dspy.CodeInterpreterError(
                 f"a dspy.RLM built here takes {', '.join(_RLM_OPTIONS)}; not {', '.join(more)}"
             )
-        _check_names(signature)
+        if "callbacks" in (kwargs or {}):
+            raise dspy.CodeInterpreterError("callbacks are this process's own; not taken here")
+        _check_signature(signature)
         handle: str = facade.construct(kind, signature, attr_name, kwargs)
-        try:
-            _check_types(facade._predictors[handle])
-        except BaseException:
-            facade._predictors.pop(handle, None)
-            raise
+        if hasattr(made := facade._predictors[handle], "_setup_facade"):  # dspy's own RLM, whose facade checks nothing
+            made._setup_facade = _no_facade
         return handle
 
     return construct
 
 
-def _check_names(signature: Any) -> None:
-    """Raise for a type's name that dspy would import, since a module does what it likes; what is here already is known."""
+def _no_facade(*_: Any) -> str:
+    return ""
+
+
+def _check_signature(signature: Any) -> None:
+    """Raise for what is no text of fields whose types are made of the names above."""
     text = signature.get("signature") if isinstance(signature, dict) else signature
-    for side in str(text).split("->"):
+    told = signature.get("instructions") if isinstance(signature, dict) else None
+    if not isinstance(text, str) or not isinstance(told, str | None):
+        raise dspy.CodeInterpreterError("a signature here is text such as 'text -> label: str', and not anything else")
+    if len(text) > _MAX_SIGNATURE:
+        raise dspy.CodeInterpreterError(f"a signature has at most {_MAX_SIGNATURE} characters, not {len(text)}")
+    for side in text.split("->"):
         try:
             (function,) = ast.parse(f"def f({side}): pass").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue  # dspy refuses it, by the same parse
-        for name in {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}:
-            known = name in vars(typing) or name in vars(builtins) or name in sys.modules
-            if not known and importlib.util.find_spec(name) is not None:
-                raise dspy.CodeInterpreterError(f"{name} is a module, which is not imported here")
+            assert isinstance(function, ast.FunctionDef)
+        except (SyntaxError, ValueError, AssertionError, RecursionError, MemoryError):
+            raise dspy.CodeInterpreterError("not the text of a signature; write 'text, count: int -> label'") from None
+        for argument in function.args.args:
+            if argument.annotation is not None:
+                _check_type(argument.arg, argument.annotation)
+
+
+def _check_type(field: str, annotation: ast.expr) -> None:
+    todo: list[ast.AST] = [annotation]
+    while todo:
+        node = todo.pop()
+        named = isinstance(node, (ast.Name, ast.Attribute))
+        if named and (name := ast.unparse(node)) not in _BARE | _DOTTED:
+            raise dspy.CodeInterpreterError(f"{field}: {name[:80]} is not taken here; declare str, and pass its text")
+        if not isinstance(node, _SHAPES):
+            raise dspy.CodeInterpreterError(
+                f"{field}: a type is made of names, [...] and |, not of {type(node).__name__}"
+            )
+        todo += [] if named else ast.iter_child_nodes(node)
 
 
 _OVERRIDES = (
@@ -195,17 +230,6 @@ def _calls(facade: Any) -> Any:
         return facade.call(handle, inputs)
 
     return call
-
-
-def _check_types(module: Any) -> None:
-    signatures = [getattr(module, "signature", None), *(step.signature for _, step in module.named_predictors())]
-    for signature in filter(None, signatures):
-        for name, field in {**signature.input_fields, **signature.output_fields}.items():
-            for part in types_within(field.annotation):
-                if isinstance(part, type) and part.__module__.partition(".")[0] in _CLOSED:
-                    raise dspy.CodeInterpreterError(
-                        f"{name}: {part.__name__} is not taken here; declare str, and pass its text"
-                    )
 
 
 def _reserve(calls: int = 1) -> None:

@@ -25,7 +25,7 @@ from dspy_compat._signatures import (
     skill_steps,
 )
 from dszig_py import Budget, Skill, Strategy, environments
-from dszig_py.rlm import merged_budget
+from dszig_py.arguments import merged_budget
 
 if TYPE_CHECKING:
     from dszig_py.events import Event

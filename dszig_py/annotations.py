@@ -30,7 +30,7 @@ __all__ = ["STRING", "TypeReader", "short", "type_text"]
 STRING = r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\""""
 """A string literal on one line, as a pattern."""
 _STRINGS = re.compile(STRING, re.DOTALL)
-_MAX_TYPE, _MAX_INT_BITS = 8_192, 1024
+_MAX_TYPE, _MAX_INT_BITS, _MAX_MEMBERS = 8_192, 1024, 64
 _ARITY: dict[Any, int] = {list: 1, set: 1, frozenset: 1, Sequence: 1, dict: 2, Mapping: 2, tuple: -1}
 _PLAIN = (str, int, float, bool, complex, bytes, date, datetime, time, timedelta, Decimal, UUID, NoneType, *_ARITY)
 # The capitalised names mean the builtins: typing.List[int] != list[int], and two spellings of one type must be equal.
@@ -142,9 +142,12 @@ class TypeReader:
     def joined(self, args: Sequence[Any]) -> Any:
         # Union[...] keeps a cache by equality, and would hand back members in the order of whoever asked first.
         try:
-            return reduce(lambda left, right: left | right, args)
+            joined = reduce(_joined, args)
         except Exception as error:  # a given class's metaclass may define | for itself
             raise self.fail(f"these types make no union: {error}; write a base class instead") from None
+        if len(get_args(joined)) > _MAX_MEMBERS:
+            raise self.fail(f"a union of over {_MAX_MEMBERS} types; Literal[...] holds any number of values")
+        return joined
 
     def named(self, node: ast.expr) -> Any:
         """What a name stands for: a type, ``Optional``, ``Union`` or ``Literal``, or an object under ``types``."""
@@ -235,6 +238,13 @@ class TypeReader:
                 return member
             case _:
                 raise self.fail("Literal takes strings, whole numbers, bytes, True, False, None and Enum members")
+
+
+def _joined(left: Any, right: Any) -> Any:
+    full = (
+        get_origin(left) in (Union, UnionType) and len(get_args(left)) > _MAX_MEMBERS
+    )  # each | looks at all before it
+    return left if full else left | right
 
 
 def _apply(head: Any, args: tuple[Any, ...]) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
@@ -17,9 +19,13 @@ from dszig_py.text import truncate
 from dszig_py.trajectory import SubCall
 from dszig_py.usage import Ledger
 
-__all__ = ["PROMPT_KEPT", "Calls", "OpenCall"]
+__all__ = ["PROMPT_KEPT", "Calls", "OpenCall", "contained"]
 
 PROMPT_KEPT = 2_000  # characters of a sub-call's prompt kept in the trajectory
+MAX_REFUSED = (
+    10_000  # in a row; code that asks on is answered, but no longer written down: nothing else would bound that
+)
+T = TypeVar("T")
 SETTLE_SECONDS = 6.0  # a cancelled child closes its session, which takes at most five
 
 
@@ -47,7 +53,7 @@ class Calls:
         self.run, self.ledger, self.publish = run, ledger, publish
         self.sizes: dict[str, int] = {}  # of batches under way
         self._done: list[SubCall] = []
-        self._count = self._under_way = 0
+        self._count = self._under_way = self._refused = 0
         self._idle: anyio.Event | None = None
         self._told = ledger.usage
         self._started = time.monotonic()
@@ -83,6 +89,8 @@ class Calls:
     @contextmanager
     def recorded(self, kind: str, prompt: Any, batch: str, index: int) -> Generator[OpenCall]:
         """Record one sub-call, however it ends; a cancelled one too, since it may have been paid for."""
+        if self._refused >= MAX_REFUSED and kind != "tool":
+            raise CallRefused(f"the last {MAX_REFUSED:,} calls came to nothing; SUBMIT what you have")
         text = prompt if isinstance(prompt, str) else brief(prompt, PROMPT_KEPT)
         begun = time.monotonic()
         started, kept = begun - self._started, truncate(text, PROMPT_KEPT)
@@ -105,7 +113,26 @@ class Calls:
     def _finished(self, call: SubCall) -> None:
         self._done.append(call)
         self._under_way -= 1
+        if call.kind != "tool":
+            self._refused = self._refused + 1 if call.error and not call.usage.calls else 0
         if self._idle is not None and not self._under_way:
             self._idle.set()
         self.publish(SubCallFinished(self.run, self.ledger.depth, call))
         self.budget_changed()
+
+
+async def contained(name: str, work: Awaitable[T]) -> T:
+    """``work``, whose tools and models are the caller's own code. What ends a program, raised in a task, would end the event
+    loop with every other run on it; a CancelledError of their own would leave the cell without an answer.
+    """
+    try:
+        return await work
+    except (Exception, GeneratorExit, BaseExceptionGroup):
+        raise
+    except BaseException as error:
+        task = asyncio.current_task()
+        asked = task is not None and task.cancelling() > 0
+        ctrl_c = isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+        if ctrl_c or (asked and isinstance(error, asyncio.CancelledError)):
+            raise
+        raise CallRefused(f"{name} failed: {error!r}") from error

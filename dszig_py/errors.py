@@ -71,7 +71,8 @@ class LimitReached(DszigError):
     ``limit`` is the name of the limit (``"max_iters"``, ``"max_cost"``, ...), ``prediction`` what there is.
     """
 
-    def __init__(self, message: str, *, limit: str, prediction: Any = None) -> None:
+    # ``limit`` has a default because pickle and copy make an exception of its message alone, and then set the rest.
+    def __init__(self, message: str, *, limit: str = "", prediction: Any = None) -> None:
         super().__init__(message)
         self.limit = limit
         self.prediction = prediction

@@ -84,6 +84,8 @@ def _mismatch(evidence: Evidence, where: str, text: Any, units: str) -> str:
     """What is wrong with a span of ``text``, a ``str`` or what stands for one."""
     start, end = evidence.start, evidence.end
     if not 0 <= start < end <= len(text):
+        if max(abs(start), abs(end)) >> 63:  # Python writes no number of thousands of digits
+            return f"{where} has {len(text):,} {units}; the numbers given are far beyond"
         return f"{where}[{start}:{end}] is no span of its {len(text):,} {units}"
     if end - start > MOST_CHARS:
         return f"{where}[{start}:{end}] is longer than {MOST_CHARS:,} {units}; cite the part that matters"

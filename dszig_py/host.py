@@ -18,19 +18,20 @@ import anyio.to_thread
 
 from dszig_py import pictures, prompts, typed
 from dszig_py.annotations import type_text
-from dszig_py.calls import PROMPT_KEPT, Calls, OpenCall
+from dszig_py.calls import PROMPT_KEPT, Calls, OpenCall, contained
 from dszig_py.contract import Contract, SubmissionRefused
 from dszig_py.environments._worker.codec import SubCallError
 from dszig_py.environments.base import CallRefused
 from dszig_py.errors import DszigError, LMError, ReplayMismatch, SignatureError
 from dszig_py.events import Event
-from dszig_py.lm.base import LM, Message, Request, sees_images
+from dszig_py.lm.base import LM, Message, Reply, Request, sees_images
 from dszig_py.lm.gate import Gate
 from dszig_py.outputs import Outbox, TooLate
 from dszig_py.previews import brief
 from dszig_py.signature import Signature
 from dszig_py.trajectory import Prediction
 from dszig_py.usage import Exhausted, Ledger
+from dszig_py.validation import check_cost
 
 if TYPE_CHECKING:
     from dszig_py.tools import Tool
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
 __all__ = ["RunHost", "Spawn"]
 
 TYPED_ATTEMPTS = 3  # model calls one predict() may take where replies do not fit
+
+# What an empty reply comes of, by its finish: code that gets "" takes it for an answer.
+_NO_ANSWER = {
+    "length": "all its tokens went into reasoning (or max_tokens is too small)",
+    "content_filter": "the provider filtered it",
+    "tool_calls": "the model called a tool instead",
+}
 
 Spawn = Callable[[Signature, Mapping[str, Any], str], Awaitable[Prediction]]
 
@@ -86,7 +94,7 @@ class RunHost:
     async def call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """One call from inside. Raises :class:`CallRefused`, which the cell sees at the line of the call."""
         if name in self.tools:
-            return await self._tool(self.tools[name], args, kwargs)
+            return await contained(name, self._tool(self.tools[name], args, kwargs))
         if not self._is_here(name):
             raise CallRefused(f"{name} is not available here", "NameError")
         function, signature = _OWN[name]
@@ -94,7 +102,7 @@ class RunHost:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError as error:
             raise CallRefused(f"{name}: {error}. Call {prompts.CALLABLES[name][0]}", "TypeError") from None
-        return await function(*bound.args, **bound.kwargs)
+        return await contained(name, function(*bound.args, **bound.kwargs))
 
     async def submit(self, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Judge a submission while the code waits, off the event loop where that may take long."""
@@ -143,7 +151,10 @@ class RunHost:
                 told = f"the prompt has {len(prompt):,} characters, at most {self.max_query_chars:,} are allowed"
                 raise CallRefused(f"llm_query: {told}; split it and use llm_query_batched", "ValueError")
             request = Request((Message("user", _encodable(prompt)),), images=images)
-            return await self._ask(call, request, lm)
+            reply = await self._ask(call, request, lm)
+            if reply.finish in _NO_ANSWER and not reply.text.strip():
+                raise CallRefused(f"llm_query: the reply is empty, {_NO_ANSWER[reply.finish]}")
+            return reply.text
 
     async def _predict(
         self, signature: Any, inputs: dict[str, Any], classes: Any = None, lm: str | None = None, error: str = ""
@@ -168,9 +179,9 @@ class RunHost:
             request = prompts.typed_request(signature, _texts(given), task.schema, images)
             for _ in range(TYPED_ATTEMPTS):
                 asked = prompts.typed_again(request, error) if error else request
-                text = await self._ask(call, asked, lm)
+                reply = await self._ask(call, asked, lm)
                 try:
-                    return _typed_answer(signature, typed.read(signature, text))
+                    return _typed_answer(signature, typed.read(signature, reply.text))
                 except typed.BadReply as bad:
                     error = str(bad)
             raise CallRefused(f"predict failed after {TYPED_ATTEMPTS} replies: {error}", "ValueError")
@@ -264,7 +275,7 @@ class RunHost:
         async def work() -> None:
             for index, item in waiting:
                 try:
-                    answers[index] = await one(item, batch, index)
+                    answers[index] = await contained(name, one(item, batch, index))
                 except CallRefused as refusal:
                     answers[index] = SubCallError(str(refusal))
                 except DszigError:
@@ -284,7 +295,7 @@ class RunHost:
             del self.calls.sizes[batch]
         return answers
 
-    async def _ask(self, call: OpenCall, request: Request, lm: LM) -> str:
+    async def _ask(self, call: OpenCall, request: Request, lm: LM) -> Reply:
         if request.images and await sees_images(lm) is False:
             call.note(model=lm.model)
             raise CallRefused(f"{lm.model} does not see images; ask one that does, or about text", "ValueError")
@@ -297,7 +308,7 @@ class RunHost:
             raise CallRefused(f"{call.done.kind} failed: {error}") from error
         usage = call.done.usage + reply.usage
         call.note(reply=reply.text, model=reply.model or lm.model, usage=usage, cached=reply.cached)
-        return reply.text
+        return reply
 
     def _inputs_of(self, signature: Signature, inputs: Any) -> dict[str, Any]:
         return pictures.of_code(signature, _inputs_of(signature, inputs), self._known)
@@ -357,6 +368,11 @@ def _inputs_of(signature: Signature, inputs: Any) -> dict[str, Any]:
     wrong = [f"missing: {n}" for n in names if n not in given] + [f"not in it: {n}" for n in given if n not in names]
     if wrong:
         raise CallRefused(f"the inputs do not fit {str(signature)!r}: {'; '.join(wrong)}", "TypeError")
+    for f in signature.inputs:
+        try:
+            check_cost(f.type, given[f.name])
+        except ValueError as error:
+            raise CallRefused(f"{f.name}: {error}", "ValueError") from None
     return given
 
 

@@ -25,7 +25,7 @@ _CLEANUP_SECONDS = 10.0
 _lock = threading.Lock()
 _portal: BlockingPortal | None = None
 _owner: AbstractContextManager[BlockingPortal] | None = None
-_loop_thread: int | None = None
+_loop_thread: threading.Thread | None = None
 
 
 class _Task(Generic[T]):
@@ -86,18 +86,20 @@ def call(function: Callable[..., Awaitable[T]], *args: Any) -> T:
 def _get() -> BlockingPortal:
     global _portal, _owner
     with _lock:
-        if _portal is None:
+        if _portal is None or not (
+            _loop_thread and _loop_thread.is_alive()
+        ):  # ended: somebody's task called sys.exit()
             _owner = start_blocking_portal("asyncio")
             _portal = _owner.__enter__()
             _portal.call(_note_loop_thread)
-        if threading.get_ident() == _loop_thread:
+        if threading.current_thread() is _loop_thread:
             raise RuntimeError("a synchronous call on the background loop would wait for itself; use acall")
         return _portal
 
 
 def _note_loop_thread() -> None:
     global _loop_thread
-    _loop_thread = threading.get_ident()
+    _loop_thread = threading.current_thread()
 
 
 def stop() -> None:

@@ -150,7 +150,7 @@ class Brief:
         """The smallest members: a set's own order differs from process to process, and prompts should not."""
         try:
             return heapq.nsmallest(self._items, members)
-        except TypeError:
+        except (TypeError, ArithmeticError):  # no order between them; a Decimal that is NaN raises the second
             return members
 
     def _ends(self, value: str | bytes | bytearray) -> str:

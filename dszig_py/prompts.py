@@ -10,6 +10,7 @@ All of it is about Python: an environment with another language brings its own i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -145,6 +146,7 @@ IMAGES = (
     "You see no images. Sub-calls do: llm_query(prompt, images=[...]), predict('page: Image, question -> answer', ...), for "
     "many predict_batched. An Image has .data (bytes) and .media_type; bytes of a PNG or JPEG of your own can be sent as well."
 )
+MOST_CODE = 20_000  # characters of the newest code that later prompts show in any case
 NOTHING_SHOWN = "(nothing was printed; print what you want to see)"
 SUBMITTED = "(submitted)"
 LAST = "This is the last iteration: SUBMIT what you have now."
@@ -253,15 +255,13 @@ def history(iterations: Sequence[Iteration], max_chars: int, summary: str = "", 
     steps: when the whole ones pass half of ``max_chars``, all but the newest quarter are shortened; when the shortened
     ones then pass an eighth, all but the newest sixteenth are left out. Between two steps each conversation is a prefix
     of the next one, so that provider caches hit; and as none grows for ever, a run's prompts add up linearly. The
-    newest observation is always whole. ``summary`` stands for what came before ``iterations``, ``label`` at the fences of code.
+    newest observation is always whole, and its code unless that is beyond reason. ``summary`` stands for what came before ``iterations``, ``label`` at the fences of code.
     """
     short = max(200, max_chars // 200)
     told: list[tuple[Message, Message]] = []  # as it stands now, whole or shortened
     left_out = first_whole = whole_chars = short_chars = 0
     for number, iteration in enumerate(iterations):
-        told.append(
-            (Message("assistant", _said(iteration.action, 4_000, label)), Message("user", iteration.observation))
-        )
+        told.append(_whole(iteration, max(MOST_CODE, max_chars // 2), label))
         whole_chars += _chars(told[number])
         if whole_chars <= max_chars // 2:
             continue
@@ -284,6 +284,16 @@ def history(iterations: Sequence[Iteration], max_chars: int, summary: str = "", 
 
 def _chars(messages: Sequence[Message]) -> int:
     return sum(len(message.content) for message in messages)
+
+
+def _whole(iteration: Iteration, limit: int, label: str) -> tuple[Message, Message]:
+    """An iteration as it was, but for code of over ``limit`` characters: a model lost in repetition writes megabytes, which
+    every model then refuses to read.
+    """
+    action = iteration.action
+    if len(action.code) > limit:
+        action = replace(action, cells=(truncate(action.code, limit),))
+    return Message("assistant", _said(action, 4_000, label)), Message("user", iteration.observation)
 
 
 def _shortened(iteration: Iteration, limit: int, label: str) -> tuple[Message, Message]:
@@ -349,13 +359,19 @@ def compacted(summary: str, count: int, variable: str) -> str:
     return f"Summary of the first {count} iterations.{whole} Variables and functions are still in the REPL.\n{summary}"
 
 
+_ROLE, _QUOTED = (
+    re.compile(r"^(?=\[(?:assistant|user)\][ \t]*$)", re.M),
+    " ",
+)  # what was printed begins no part of its own
+
+
 def extraction(
     contract: Contract, iterations: Sequence[Iteration], max_history_chars: int, summary: str = ""
 ) -> Request:
     """The prompt of the closing call, which reads the history and fills the outputs."""
     names = ", ".join(f.name for f in contract.signature.outputs)
     told = history(iterations, max_history_chars, summary, contract.language.label)
-    done = "\n\n".join(f"[{m.role}]\n{m.content}" for m in told)
+    done = "\n\n".join(f"[{m.role}]\n{_ROLE.sub(_QUOTED, m.content)}" for m in told)
     task = contract.signature.instructions
     parts = [EXTRACTION.format(names=names), f"Task: {task}" if task else "", contract.text, f"What was done:\n{done}"]
     return Request((Message("user", "\n\n".join(part for part in parts if part)),))

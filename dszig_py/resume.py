@@ -13,7 +13,7 @@ import anyio.to_thread
 from dszig_py import files
 from dszig_py.environments._worker import codec
 from dszig_py.errors import InputError
-from dszig_py.lm.resumed import Journal, beside
+from dszig_py.lm.resumed import SUFFIX, Journal, beside
 from dszig_py.runner import Plan
 from dszig_py.signature import Signature
 from dszig_py.strategy import Strategy
@@ -86,7 +86,9 @@ def reopen(trace: str | os.PathLike[str]) -> Journal:
     """The journal beside a trace. Raises :class:`InputError` where there is none."""
     path = beside(trace)
     if not os.path.exists(path):
-        raise InputError(f"{trace} cannot be resumed: there is no {path}; run with RLM(..., trace=..., resumable=True)")
+        raise InputError(
+            f"{trace} cannot be resumed: there is no {path}, which RLM(..., trace=..., resumable=True) keeps, or dszig run --trace PATH --resumable"
+        )
     return Journal.reopen(path)
 
 
@@ -95,6 +97,7 @@ def constructed(rlm: type[RLM], journal: Journal, trace: str | os.PathLike[str],
     saved = dict(cast("Mapping[str, Any]", journal.facts["options"]))
     if lacking := [name for name in saved.pop("missing") if name not in given]:
         raise InputError(f"this run had {', '.join(lacking)} that no file can hold; give them again to RLM.resume")
+    _check_trusted(saved, given, trace)
     instructions = saved.pop("instructions")
     saved["budget"], saved["strategy"] = Budget(**saved["budget"]), Strategy(**saved["strategy"])
     if "signature" not in given:
@@ -102,6 +105,22 @@ def constructed(rlm: type[RLM], journal: Journal, trace: str | os.PathLike[str],
         saved["signature"] = Signature.parse(saved["signature"], types=types, instructions=instructions)
     arguments: dict[str, Any] = {**saved, "trace": trace, **given, "resumable": os.fspath(trace)}
     return rlm(**arguments)
+
+
+def _check_trusted(saved: Mapping[str, Any], given: Mapping[str, Any], trace: str | os.PathLike[str]) -> None:
+    """Raise :class:`InputError` for a journal that would run what it says on this machine itself: anybody may have written
+    it, and its replies are code.
+    """
+    if unknown := sorted({*saved} - {*_PLAIN, *_MODELS, "signature", "instructions", "budget", "strategy"}):
+        raise InputError(f"{trace}{SUFFIX} holds {', '.join(unknown)[:200]}, which no run writes down")
+    bare = [name for name in ("main_cmd", "rlm_cmd") if saved.get(name)]
+    bare += ["environment"] if saved.get("environment") == "inprocess" else []
+    if asked := [name for name in bare if name not in given]:
+        told = ", ".join(f"{name}={saved[name]!r}" for name in asked)[:500]
+        raise InputError(
+            f"the journal of {trace} has {told}, which runs on this machine without a boundary; if that is what you want, "
+            "give it again to RLM.resume, or as an option to dszig resume"
+        )
 
 
 def with_journal(plan: Plan, journal: Journal) -> Plan:

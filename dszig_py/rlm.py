@@ -9,13 +9,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Never, cast
 
 from dszig_py import environments
 from dszig_py import lm as lms_
 from dszig_py.errors import InputError, LimitReached
 from dszig_py.language import language_of
-from dszig_py.signature import REPL_NAMES, Signature
+from dszig_py.signature import Signature
 from dszig_py.skills import Skill, instructed, with_packages
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ class RLM:
         sub_lm_options: Mapping[str, Any] | None = None,
         main_cmd: str | Sequence[str] | None = None,
         rlm_cmd: str | Sequence[str] | None = None,
-        tools: Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]] = (),
+        tools: Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]] | None = None,
         child_tools: Sequence[str] | None = None,
-        skills: Sequence[Skill] = (),
+        skills: Sequence[Skill] | None = None,
         types: Mapping[str, Any] | None = None,
         environment: str | Environment = "auto",
         max_iters: int | None = None,
@@ -92,34 +92,35 @@ class RLM:
         stream_tokens: bool | None = None,
         trace: Place | Tracer | Sequence[Place | Tracer] | None = None,
         resumable: bool | Place = False,
-        secrets: Sequence[str] = (),
+        secrets: Sequence[str] | None = None,
         telemetry: bool | None = None,
         output_dir: str | os.PathLike[str] | None = None,
+        **unknown: Never,  # a type checker refuses whatever it is, and at run time there is a word on what was meant
     ) -> None:
-        self.signature = Signature.of(signature, types=types if types is not None else _classes_of_caller())
         # Here, not above: a pydantic model costs ten milliseconds to define, and importing an RLM is not making one.
-        from dszig_py.outputs import DEFAULT_FOLDER
+        from dszig_py import arguments
         from dszig_py.strategy import Strategy
         from dszig_py.usage import Budget
 
-        self.budget = merged_budget(budget or Budget(), max_iters=max_iters, max_llm_calls=max_llm_calls)
+        arguments.check_options(locals())
+        if unknown:
+            raise arguments.no_such_option(next(iter(unknown)), RLM.__init__.__annotations__)
+        self.signature = Signature.of(signature, types=types if types is not None else _classes_of_caller())
+        self.budget = arguments.merged_budget(budget or Budget(), max_iters=max_iters, max_llm_calls=max_llm_calls)
         self.strategy = strategy or Strategy()
         if on_limit not in ("partial", "raise"):
             raise InputError(f'on_limit is "partial" or "raise", not {on_limit!r}')
-        if max_output_chars < 100:
-            raise InputError("max_output_chars must be at least 100")
         if lm is not None and main_cmd is not None:
             raise InputError("give lm or main_cmd, not both")
         if sub_lm is not None and rlm_cmd is not None:
             raise InputError("give sub_lm or rlm_cmd, not both")
-        self.skills = tuple(skills)
+        self.skills = tuple(skills or ())
         if twice := {s.name for s in self.skills if [o.name for o in self.skills].count(s.name) > 1}:
             raise InputError(f"two skills are called {', '.join(sorted(twice))}")
-        own = tools.items() if isinstance(tools, Mapping) else [(getattr(t, "__name__", ""), t) for t in tools]
-        self.tools = _tools([*own, *(pair for s in self.skills for pair in s.named_tools.items())], self.signature)
+        self.tools = arguments.named_tools(tools or (), self.skills, self.signature)
         self.child_tools = None if child_tools is None else tuple(child_tools)
-        if unknown := [name for name in self.child_tools or () if name not in self.tools]:
-            raise InputError(f"child_tools names {', '.join(unknown)}, which tools does not have")
+        if lacking := [name for name in self.child_tools or () if name not in self.tools]:
+            raise InputError(f"child_tools names {', '.join(lacking)}, which tools does not have")
         self.environment = environment
         self.max_output_chars = max_output_chars
         self.verbose = verbose
@@ -132,35 +133,37 @@ class RLM:
         if beside is not False and not (isinstance(beside, (str, os.PathLike)) and os.path.splitext(beside)[1]):
             raise InputError("resumable=True keeps a run beside its trace: give trace= one file, such as run.jsonl")
         self.resumable = beside or None
-        self.secrets = (secrets,) if isinstance(secrets, str) else tuple(secrets)
+        self.secrets = (secrets,) if isinstance(secrets, str) else tuple(secrets or ())
         self.telemetry = telemetry
-        self.output_dir = os.path.abspath(os.path.expanduser(DEFAULT_FOLDER if output_dir is None else output_dir))
+        self.output_dir = _folder(output_dir)
         self._lm, self._sub_lm, self._lms = lm, sub_lm, dict(lms or {})
         self._main_cmd, self._rlm_cmd = main_cmd, rlm_cmd
         self._lm_options, self._sub_lm_options = dict(lm_options or {}), dict(sub_lm_options or {})
         if self.strategy.helpers:
             _check_reading(self.signature, self.tools)
 
-    def __call__(self, **inputs: Any) -> Prediction:
+    def __call__(self, /, *unnamed: Never, **inputs: Any) -> Prediction:
         """Run on ``inputs`` and wait: in scripts, in threads, in a notebook whose loop already runs.
 
         Raises InputError before any model call; LMError and EnvironmentFailure with ``.prediction``.
         """
-        from dszig_py import portal
+        from dszig_py import arguments, portal
 
+        if unnamed:
+            arguments.by_name(self.signature)
         return portal.call(self._run, inputs)
 
-    async def acall(self, **inputs: Any) -> Prediction:
+    async def acall(self, /, **inputs: Any) -> Prediction:
         """The same on the caller's own event loop; cancelling it stops the model calls and the worker."""
         return await self._run(inputs)
 
-    def stream(self, **inputs: Any) -> Stream:
+    def stream(self, /, **inputs: Any) -> Stream:
         """The run's events as they happen; the last one carries the prediction. Leaving the iterator stops the run."""
         from dszig_py.stream import Stream
 
         return Stream(lambda publish: self._run(inputs, publish))
 
-    def astream(self, **inputs: Any) -> AsyncStream:
+    def astream(self, /, **inputs: Any) -> AsyncStream:
         """The same, asynchronously."""
         from dszig_py.stream import AsyncStream
 
@@ -187,8 +190,10 @@ class RLM:
         """A run for each element of ``inputs``, ``max_concurrency`` at a time, here or on the ``workers`` of a Ray cluster
         (``engine="ray"``); see :class:`~dszig_py.corpus.Corpus`.
         """
+        from dszig_py import arguments
         from dszig_py.corpus import Corpus
 
+        arguments.check_map(inputs, budget)
         options: dict[str, Any] = {"ordered": ordered, "budget": budget, "path": path, "progress": progress}
         return Corpus(self, inputs, max_concurrency=max_concurrency, engine=engine, workers=workers, **options)
 
@@ -320,31 +325,15 @@ def _check_reading(signature: Signature, tools: Mapping[str, Any]) -> None:
         raise InputError(f"Strategy(helpers=True) brings {', '.join(READING)}; {', '.join(taken)} needs another name")
 
 
-def merged_budget(budget: Budget, **shortcuts: int | None) -> Budget:
-    """The constructor's own limits are the budget's; given both ways they must agree."""
-    given = {name: value for name, value in shortcuts.items() if value is not None}
-    for name, value in given.items():
-        if name in budget.model_fields_set and getattr(budget, name) != value:
-            raise InputError(f"{name} is given as {value} and in the budget as {getattr(budget, name)}; give it once")
+def _folder(given: str | os.PathLike[str] | None) -> str:
+    """Where files go, whatever the working directory is by then."""
+    from dszig_py.outputs import DEFAULT_FOLDER
+
+    path = os.path.expanduser(DEFAULT_FOLDER if given is None else given)
     try:
-        return type(budget).model_validate({**{n: getattr(budget, n) for n in budget.model_fields_set}, **given})
-    except ValueError as error:
-        raise InputError(str(error)) from None
-
-
-def _tools(pairs: Sequence[tuple[str, Any]], signature: Signature) -> dict[str, Callable[..., Any]]:
-    """Tools by name. Raises :class:`InputError` for what is none, and for a name that cannot be used."""
-    taken = {f.name for f in (*signature.inputs, *signature.outputs)}
-    named: dict[str, Callable[..., Any]] = {}
-    for name, tool in pairs:
-        if not callable(tool):
-            raise InputError(f"a tool is a callable, not {type(tool).__name__}")
-        if not name.isidentifier():
-            raise InputError(f"the tool {tool!r} has no usable name; give tools={{'name': function}}")
-        if name in REPL_NAMES or name in taken or name in named:
-            raise InputError(f"the tool name {name!r} is taken; give tools={{'other_name': function}}")
-        named[name] = tool
-    return named
+        return os.path.abspath(path)
+    except FileNotFoundError:  # the working directory is gone, which matters to outputs that are files alone
+        return path
 
 
 def _classes_of_caller() -> dict[str, Any]:

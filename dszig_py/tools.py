@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
@@ -33,7 +34,7 @@ class Tool:
 
     @property
     def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(_with_types(self.function))
+        return inspect.iscoroutinefunction(_with_types(_called(self.function)))
 
     def checked(self) -> Callable[..., Any]:
         """The callable with its arguments read by pydantic: a dict becomes the declared model, "3" an int.
@@ -42,7 +43,7 @@ class Tool:
         """
         try:
             check: Callable[..., Any] = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(
-                _with_types(self.function)
+                _with_types(_called(self.function))
             )
         except (
             PydanticUserError,
@@ -56,11 +57,25 @@ class Tool:
             try:
                 return check(*args, **kwargs)
             except ValidationError as error:
-                if error.title != _title(self.function):  # raised by the tool itself
-                    raise
-                raise TypeError(_told(self.signature, error)) from None
+                raise self._misfit(check, error) from None
 
-        return call
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await check(*args, **kwargs)  # where pydantic looks at the arguments of an async function
+            except ValidationError as error:
+                raise self._misfit(check, error) from None
+
+        return call_async if self.is_async else call
+
+    def _misfit(self, check: Callable[..., Any], error: ValidationError) -> Exception:
+        """What to raise: the tool may have met a validation error of its own, which stays as it is."""
+        return error if error.title != _title(check) else TypeError(_told(self.signature, error))
+
+
+def _called(function: Any) -> Callable[..., Any]:
+    """Of an object that can be called, its method: the object itself tells pydantic no types, and not whether it is async."""
+    plain = inspect.isroutine(function) or inspect.isclass(function) or isinstance(function, functools.partial)
+    return cast("Callable[..., Any]", function if plain else function.__call__)
 
 
 def _with_types(function: Callable[..., Any]) -> Callable[..., Any]:

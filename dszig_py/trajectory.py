@@ -251,6 +251,10 @@ class Prediction:
     def __getitem__(self, name: str) -> Any:
         return self.outputs[name]
 
+    def __iter__(self) -> Iterator[str]:
+        """The outputs' names; without this Python would ask for ``prediction[0]``, also for ``"answer" in prediction``."""
+        return iter(self.outputs)
+
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self.outputs]
 

@@ -26,6 +26,7 @@ from dszig_py.validation import adapter, coerce
 __all__ = ["BadReply", "Task", "json_schema", "read", "value_text"]
 
 _MARK = "x-class-of-the-cell"
+_MAX_CLASSES = 200  # of a cell; each is a class here, made while nothing else runs
 
 
 class BadReply(ValueError):
@@ -45,6 +46,8 @@ class Task:
         if not isinstance(text, str):
             kind = type(text).__name__
             raise SignatureError(f'the first argument is a signature such as "text -> label: str", not {kind}')
+        if len(classes) > _MAX_CLASSES:
+            raise SignatureError(f"{len(classes)} classes for one sub-call; at most {_MAX_CLASSES}")
         signature = Signature.parse(text, types={name: _stand_in(name) for name in classes})
         if any(asked_for(f.type) for f in (*signature.inputs, *signature.outputs)):
             # What the code names is no path of the caller's: a child's File would be opened by this process.

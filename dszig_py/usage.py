@@ -177,8 +177,8 @@ class Ledger:
 
     Limits are the tree's and are checked at the root; usage is summed in every ledger up to the root, so a parent's
     usage includes its children's. Thread-safe and free of any event loop. Tokens and dollars are reserved at their worst
-    case as far as the caller knows it; a tenth of either is kept for the closing extraction (``final=True``). ``within``:
-    the account of several trees together, whose limits hold as well.
+    case as far as the caller knows it; a tenth of either is kept for the closing extraction (``final=True``), of which
+    children's may take half. ``within``: the account of several trees together, whose limits hold as well.
     """
 
     KEEP = 0.1
@@ -287,7 +287,8 @@ class Ledger:
     def _refusal(self, inner: bool, tokens: int, cost: float, final: bool) -> Exhausted | None:
         """The limit that this would pass, if any. The lock is held."""
         account, budget = self._account, self.budget
-        share = 1.0 if final else 1.0 - self.KEEP
+        # A child's closing call takes of what is kept for all of them: half, or the root's own would find nothing left.
+        share = 1.0 if final and not self.depth else 1.0 - self.KEEP / (2 if final else 1)
         if inner and budget.max_llm_calls is not None and account.calls + 1 > budget.max_llm_calls:
             told = f"LLM call limit exceeded: all {budget.max_llm_calls} calls of this run are used"
             return Exhausted("max_llm_calls", told)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Set as AbstractSet
+from itertools import chain, islice
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
@@ -16,9 +17,12 @@ from dszig_py.environments._worker.codec import Opaque
 from dszig_py.errors import SignatureError
 from dszig_py.previews import brief
 from dszig_py.text import truncate
+from dszig_py.typetree import types_within, values_within
 
-__all__ = ["PLAIN_TYPES", "adapter", "coerce", "is_plain", "judged"]
+__all__ = ["PLAIN_TYPES", "adapter", "check_cost", "coerce", "is_plain", "judged"]
 
+_MAX_TRIES = 1_000_000  # members of unions tried on values: each that does not fit is an error of 600 bytes
+_MAX_SAME_HASH = 1_000
 PLAIN_TYPES = (str, int, float, bool, bytes, type(None))
 
 
@@ -32,7 +36,51 @@ def coerce(tp: Any, value: Any, context: Mapping[str, Any] | None = None) -> Any
         raise ValueError(
             f"a {opaque.type_name}{at} cannot be submitted ({opaque.text}); submit data (text, numbers, lists, dicts)"
         )
+    check_cost(tp, value)
     return judged(adapter(tp), value, context)
+
+
+def check_cost(tp: Any, value: Any) -> None:
+    """Raise ``ValueError`` for what pydantic would judge for minutes, or fill this machine's memory with errors about:
+    both the value, and for a child the type as well, are chosen by code that nobody vouches for.
+    """
+    if not isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        return
+    parts = list(types_within(tp))
+    members = sum(len(get_args(part)) for part in parts if get_origin(part) in (Union, UnionType))
+    most = _MAX_TRIES // max(members, 1)
+    if members > 1 and sum(1 for _ in islice(values_within(value), most + 1)) > most:
+        raise ValueError(
+            f"over {most:,} values are too many for unions of {members} types; declare fewer, or pass text"
+        )
+    keys = [key for part in parts if (key := _key_type(part)) is not str]
+    if keys and any(_same_hashes(adapter(key), value) for key in keys):
+        raise ValueError("too many keys with the same hash")
+
+
+def _key_type(tp: Any) -> Any:
+    """What a set or a mapping finds its items by; of every other type ``str``, which Python hashes with a secret."""
+    if (get_origin(tp) or tp) not in (set, frozenset, dict, AbstractSet, Mapping):
+        return str
+    return (get_args(tp) or (Any,))[0]
+
+
+def _same_hashes(judge: TypeAdapter[Any], value: Any) -> bool:
+    """Whether a collection in ``value`` would take quadratic time to put in a set: as read, since text becomes numbers."""
+    for found in values_within(value):
+        if not isinstance(found, (Mapping, list, tuple, set, frozenset)) or len(cast("Any", found)) <= _MAX_SAME_HASH:
+            continue
+        distinct, hashes = set[str](), set[int]()
+        for item in cast("Sequence[Any]", found):
+            try:
+                read = judge.validate_python(item)
+                hashes.add(hash(read))
+                distinct.add(repr(read))
+            except Exception:  # no key, and pydantic says so
+                continue
+        if len(distinct) - len(hashes) > _MAX_SAME_HASH:
+            return True
+    return False
 
 
 def judged(judge: TypeAdapter[Any], value: Any, context: Mapping[str, Any] | None = None) -> Any:
@@ -46,12 +94,12 @@ def judged(judge: TypeAdapter[Any], value: Any, context: Mapping[str, Any] | Non
 
 def _find_opaque(value: Any) -> tuple[str, Opaque] | None:
     """The first value inside that could not cross, and where it is: a type such as Any would let it through."""
-    todo: list[tuple[str, Any]] = [("", value)]
+    todo: list[tuple[_Path, Any]] = [(None, value)]
     seen: set[int] = set()
     while todo:
-        where, item = todo.pop()
+        path, item = todo.pop()
         if isinstance(item, Opaque):
-            return where, item
+            return _where(path), item
         if id(item) in seen:
             continue
         seen.add(id(item))
@@ -62,8 +110,19 @@ def _find_opaque(value: Any) -> tuple[str, Opaque] | None:
         elif isinstance(item, (list, tuple, set, frozenset)):
             children = enumerate(cast("Sequence[Any]", item))
         deeper = (Opaque, Mapping, list, tuple, set, frozenset)
-        todo += [(f"{where}[{brief(k, 40)}]", child) for k, child in children if isinstance(child, deeper)]
+        todo += [((path, k), child) for k, child in children if isinstance(child, deeper)]
     return None
+
+
+_Path = tuple[Any, Any] | None  # of what is above, and the last key: in words for none but the one that is told
+
+
+def _where(path: _Path) -> str:
+    keys: list[str] = []
+    while path is not None:
+        path, key = path
+        keys.append(f"[{brief(key, 40)}]")
+    return truncate("".join(reversed(keys)), 200)
 
 
 def _told(error: ValidationError) -> str:
@@ -93,13 +152,20 @@ def _adapter(_text: str, tp: Any) -> TypeAdapter[Any]:
         made: TypeAdapter[Any] = TypeAdapter(tp, config=config)
     except PydanticUserError as error:
         if error.code == "type-adapter-config-unused":  # a model brings its own configuration
-            return TypeAdapter(tp)
+            return _configured(tp)
         raise SignatureError(f"{type_text(tp)} cannot be validated: {error.message}") from error
     except PydanticUndefinedAnnotation as error:
         raise SignatureError(f"{type_text(tp)} cannot be validated: {error.message}") from error
     if not getattr(made, "pydantic_complete", True):  # since pydantic 2.10
         raise SignatureError(f"{type_text(tp)} cannot be validated: it names a class that is not defined")
     return made
+
+
+def _configured(tp: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(tp)
+    except PydanticUserError as error:  # typing's own TypedDict, before Python 3.12
+        raise SignatureError(f"{type_text(tp)} cannot be validated: {error.message}") from error
 
 
 def is_plain(tp: Any) -> bool:

@@ -386,6 +386,23 @@ def test_a_place_that_cannot_be_written_is_said_once_and_done_without(tmp_path):
     assert cached.misses == 2
 
 
+def test_a_file_that_breaks_in_mid_run_is_done_without(tmp_path):
+    """It was paid for what the run has: a broken cache is said once, and every request is asked again."""
+    path = tmp_path / "c.sqlite"
+    lm = ScriptedLM(lambda request: "ok")
+    cache = Cached(lm, path=path)
+
+    async def ask():
+        return (await cache.complete(Request.of("q"))).text
+
+    assert asyncio.run(ask()) == "ok"
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"\xa5" * max(4096, file.stat().st_size))
+    with pytest.warns(RuntimeWarning, match="going on without it"):
+        assert [asyncio.run(ask()) for _ in range(3)] == ["ok"] * 3
+    assert len(lm.requests) == 4
+
+
 def test_a_cache_is_known_by_its_model():
     """Name, price and whether the price is known are the inner model's; strings and callables are resolved."""
     assert Cached("openai/gpt-5").model == "openai/gpt-5"

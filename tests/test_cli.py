@@ -413,3 +413,71 @@ def test_on_a_terminal_there_is_a_live_view_and_stdout_holds_the_outputs_alone(m
     assert done.stdout == b"end\n"
     assert "\x1b[2K" in screen  # lines are drawn over
     assert "iteration 1" in screen and "look here" in screen and "saved" in screen
+
+
+# A place to write to that is not there
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("args", [["doctor"], ["--help"], ["complete", "hi", "-m", "offline"]], ids=" ".join)
+def test_a_full_disk_behind_stdout_is_told_in_a_line(args: list[str]) -> None:
+    """Whichever verb writes: exit code 1 and no traceback, not even from Python's last flush."""
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dszig_py", *args], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.decode() == "Error: standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_outputs_that_cannot_be_printed_are_kept_where_stderr_says(model: Model, tmp_path: Path) -> None:
+    """The run is paid for: its trace and the page are written, and told of."""
+    args = [SIGNATURE, "--context", "c", "--question", "q", "--main-cmd", model(ECHO), "--html", "run.html"]
+    command = [sys.executable, "-u", "-m", "dszig_py", *args]
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    told = done.stderr.decode()
+    assert done.returncode == 1
+    assert "Traceback" not in told
+    assert str(saved_runs(tmp_path)[0]) in told
+    assert (tmp_path / "run.html").exists()
+
+
+def test_a_closed_stderr_leaves_outputs_and_exit_code_as_they_are(model: Model) -> None:
+    """As cron jobs and services start a command; progress is for nobody then."""
+    args = [SIGNATURE, "--context", "c", "--question", "q", "--main-cmd", model(ECHO)]
+    command = shlex.join([sys.executable, "-m", "dszig_py", *args])
+    done = subprocess.run(["/bin/sh", "-c", f"{command} 2>&-"], stdout=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, b"q|c\n")
+
+
+def test_a_working_directory_that_is_gone_is_no_traceback(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that reads and writes nothing there goes on."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main([SIGNATURE, "-q", "--context", "c", "--question", "q", "--main-cmd", model(ECHO)]) == 0
+    assert capsys.readouterr().out == "q|c\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "told", "never"),
+    [
+        (["a -> b", "--inputs-file", "none", "-m", "offline"], "none: No such file", "@@"),
+        (["a: Item -> b", "--a", "x", "-m", "offline"], "a command line names Python's own types", "Traceback"),
+        (["resume", "none.jsonl"], "dszig run --trace PATH --resumable", "Traceback"),
+    ],
+    ids=["inputs file", "class", "resume"],
+)
+def test_advice_is_for_a_command_line(
+    args: list[str], told: str, never: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it says to do can be done there."""
+    assert main(args) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert never not in said

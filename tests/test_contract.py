@@ -211,6 +211,44 @@ def test_what_cannot_leave_the_repl_is_refused_for_every_type(tp, wrap):
     assert "x: a function" in message or "Input should be" in message
 
 
+COLLIDING = [number * (2**61 - 1) for number in range(3_000)]  # Python's hash of each is 0
+
+
+@pytest.mark.parametrize(
+    ("tp", "value"),
+    [
+        (set[int], COLLIDING),
+        (set[int], [str(one) for one in COLLIDING]),
+        (frozenset[tuple[int, str]], [[one, "x"] for one in COLLIDING]),
+        (dict[int, str], {str(one): "x" for one in COLLIDING}),
+        (list[set[Decimal]], [[str(one) for one in COLLIDING]]),
+        (list[Literal[1] | Literal["a"]], ["x"] * 600_000),
+    ],
+    ids=["numbers", "text", "tuples", "keys", "inside", "unions"],
+)
+def test_what_would_take_minutes_or_all_memory_to_judge_is_refused(tp, value):
+    """Sets of one hash take quadratic time, each member of a union that does not fit an error object."""
+    contract = compile_contract(Signature((), (Field("answer", tp),)), {})
+    with pytest.raises(SubmissionRefused, match=r"too many keys with the same hash|are too many for unions"):
+        contract.validate([], {"answer": value})
+
+
+@pytest.mark.parametrize(
+    ("tp", "value"),
+    [
+        (set[int], list(range(200_000))),
+        (set[int], [7] * 200_000),
+        (dict[int, str], {str(one): "x" for one in range(50_000)}),
+        (list[int | None], [None] * 200_000),
+    ],
+    ids=["numbers", "the same", "keys", "unions"],
+)
+def test_large_values_that_cost_what_they_seem_to_are_taken(tp, value):
+    """The same sizes without a trap."""
+    contract = compile_contract(Signature((), (Field("answer", tp),)), {})
+    assert contract.validate([], {"answer": value})["answer"] == TypeAdapter(tp).validate_python(value)
+
+
 def test_where_the_value_is_that_cannot_leave_is_told():
     """The path inside the submission, and why it cannot leave."""
     message = refused(contract(("x", Any)), x={"a": [0, {"b": Opaque("list", "it contains itself")}]})
@@ -409,6 +447,11 @@ def test_a_preview_of_a_set_does_not_depend_on_the_processs_hashes():
     """Sets have no order of their own; prompts do, or caches and replays would miss."""
     words = {f"word{i}" for i in range(100)}
     assert shown(words).variables[0].preview.startswith("{'word0', 'word1', 'word10', 'word11', ")
+
+
+def test_a_set_with_a_decimal_that_is_no_number_is_previewed():
+    """It has no order, and says so by an error of its own kind."""
+    assert brief({Decimal("NaN"), Decimal(1)}, 100).count("Decimal") == 2
 
 
 def test_constraints_and_models_are_told_where_the_types_name_does_not():

@@ -223,6 +223,12 @@ def test_a_reply_without_text_is_empty(server, answer):
     assert ask(lm(server)).text == ""
 
 
+def test_a_refusal_is_what_the_model_says(server):
+    """OpenAI puts it into a field of its own and leaves the content empty."""
+    server.script([Answer(fault="null_content", message={"refusal": "I will not."})])
+    assert ask(lm(server)).text == "I will not."
+
+
 def test_tokens_are_estimated_where_none_are_reported(server):
     """No usage in the reply: tokens by rule of thumb, marked as estimated; a known price still counts them."""
     server.script([Answer("x" * 40, usage=None)])

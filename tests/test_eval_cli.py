@@ -66,6 +66,14 @@ def test_rows_are_kept_without_a_name_for_them(tmp_path, capsys):
     assert str(kept) in capsys.readouterr().err
 
 
+def test_where_rows_cannot_be_kept_an_option_is_named(tmp_path, monkeypatch, capsys):
+    """Before anything runs, where the folder of all runs cannot be made."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DSZIG_RUNS_DIR", str(tmp_path / "file" / "runs"))
+    assert main(["eval", "needle", *SHORT]) == 2
+    assert "--json PATH" in capsys.readouterr().err
+
+
 def test_rows_of_a_file_are_a_task(tmp_path, capsys):
     """kind:PATH."""
     (tmp_path / "mine.csv").write_text("context,question,answer\nx,What is the special number for a-b?,5\n")

@@ -137,6 +137,12 @@ def test_any_path_is_judged_and_none_is_run(variable):
     assert problem(Evidence(variable, 0, 1, "z"), {"t": "abc", "d": ["abc"]}) != ""
 
 
+@pytest.mark.parametrize("end", [10**5_000, -(10**5_000)], ids=["above", "below"])
+def test_a_place_of_thousands_of_digits_is_no_place(end):
+    """Python refuses to write such a number, in a message too."""
+    assert "far beyond" in problem(Evidence("text", 0, end, "h"), {"text": "hello"})
+
+
 def test_a_span_of_a_whole_book_is_no_quotation():
     """Longer than 20,000 characters is refused."""
     text = "x" * (MOST_CHARS + 1)

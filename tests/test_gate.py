@@ -172,6 +172,23 @@ def test_one_callers_rate_limit_slows_the_whole_tree(width):
     assert ledger.usage.calls == 50
 
 
+def test_a_batch_far_wider_than_the_provider_allows_is_answered_whole():
+    """The tree asks for less at once after a refusal, and for more again as replies come; waiting alone does not do."""
+    takes = 4
+    lm = FakeLM(lambda number: BUSY if lm.running > takes else "ok", seconds=0.001)
+    gate, ledger = Gate(64), Ledger(Budget(max_llm_calls=None))
+
+    async def main():
+        return await asyncio.gather(
+            *(gate.ask(lm, ASK, ledger, inner=True) for _ in range(200)), return_exceptions=True
+        )
+
+    assert [reply for reply in run(main) if isinstance(reply, Exception)] == []
+    lm.respond, lm.most = (lambda number: "ok"), 0
+    run(main)
+    assert lm.most == 64
+
+
 def test_a_cancelled_call_is_refunded_and_gives_its_slot_back():
     """In flight, waiting for a slot, or waiting to try again."""
     ledger = Ledger(Budget(max_llm_calls=3, max_tokens=10_000))

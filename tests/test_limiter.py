@@ -167,6 +167,23 @@ def test_runs_of_all_threads_share_it():
     assert (counter.done, counter.most <= 3, limiter.process.held) == (80, True, 0)
 
 
+def test_a_model_that_runs_an_rlm_does_not_wait_for_its_own_slot():
+    """However few calls the process may have in flight: its model's call is in flight already."""
+    inner = RLM("text -> answer", lm=lambda prompt: "```python\nSUBMIT('in')\n```", environment="inprocess")
+    code = "```python\nSUBMIT(' '.join(llm_query_batched(['a'] * 3)))\n```"
+    rlm = RLM("text -> answer", lm=lambda p: code, sub_lm=lambda p: inner(text=p).answer, environment="inprocess")
+    before = limiter.process.total
+    limiter.limit(1)
+    told = []
+    thread = threading.Thread(target=lambda: told.append(rlm(text="t").answer), daemon=True)
+    try:
+        thread.start()
+        thread.join(20)
+    finally:
+        limiter.limit(before)
+    assert (told, limiter.process.held) == (["in in in"], 0)
+
+
 def test_a_forked_child_starts_with_all_slots_free():
     """Who held them is not in the child."""
 

@@ -153,6 +153,12 @@ def test_a_reply_without_text_is_empty(server: ScriptedServer, answer: Answer) -
     assert ask(lm(server)).text == ""
 
 
+def test_a_refusal_is_what_the_model_says(server: ScriptedServer) -> None:
+    """OpenAI puts it into a field of its own and leaves the content empty; code would take "" for an answer."""
+    server.script([Answer(fault="null_content", message={"refusal": "I will not."})])
+    assert ask(lm(server)).text == "I will not."
+
+
 def test_a_big_reply_arrives(server: ScriptedServer) -> None:
     """Five million characters arrive whole."""
     server.script([Answer(fault="big")])
@@ -202,15 +208,15 @@ def test_a_spent_account_is_not_retryable(server: ScriptedServer) -> None:
 
 
 def test_retry_after(server: ScriptedServer) -> None:
-    """The wait asked for is read from seconds, milliseconds and dates; nonsense is none."""
+    """The wait asked for is read from seconds, milliseconds and dates; nonsense is none, and so is a moment that is over."""
     date = email.utils.formatdate(time.time() + 60, usegmt=True)
     headers: list[dict[str, str]] = [
         {"Retry-After": "2"}, {"retry-after-ms": "1500", "retry-after": "9"}, {"Retry-After": date},
-        {"Retry-After": "-3"}, {"Retry-After": "soon"}, {"Retry-After": "nan"}, {},
+        {"Retry-After": "-3"}, {"Retry-After": "0"}, {"Retry-After": "soon"}, {"Retry-After": "nan"}, {},
     ]  # fmt: skip
     server.script([Answer(status=429, headers=each) for each in headers])
     waits = [refused(lm(server)).retry_after for _ in headers]
-    assert waits[:2] == [2.0, 1.5] and waits[3:] == [0.0, None, None, None]
+    assert waits[:2] == [2.0, 1.5] and waits[3:] == [None] * 5
     assert waits[2] is not None and 50 < waits[2] <= 60
 
 
@@ -223,8 +229,11 @@ def test_a_timeout_is_retryable(server: ScriptedServer) -> None:
 
 
 def test_nobody_listens() -> None:
-    """A refused connection is retryable."""
-    assert refused(LiteLLM("openai/x", api_base="http://127.0.0.1:9/v1", api_key="k", timeout=5)).retryable
+    """A refused connection is retryable, and says where to, with no more of the address than that."""
+    error = refused(LiteLLM("openai/x", api_base="http://me:word@127.0.0.1:9/v1?key=k", api_key="k", timeout=5))
+    assert error.retryable
+    assert "no connection to 127.0.0.1:9" in str(error)
+    assert "word" not in str(error)
 
 
 def test_what_the_user_must_mend_is_not_retryable(monkeypatch: pytest.MonkeyPatch) -> None:

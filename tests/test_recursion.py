@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -12,6 +13,8 @@ from pydantic import BaseModel
 
 from dszig_py import RLM, Budget, LMError
 from dszig_py.lm import ScriptedLM
+from dszig_py.lm.base import Reply
+from dszig_py.usage import Usage
 
 
 class Order(BaseModel):
@@ -426,6 +429,31 @@ def test_tool_arguments_are_read_by_pydantic():
     assert "count" in pred.trajectory.iterations[0].execution.stdout
 
 
+@pytest.mark.parametrize("kind", ["function", "async function", "object", "async object"])
+def test_whatever_kind_of_tool_reads_its_arguments(kind):
+    """An object with __call__ and an async one are typed as a function is; what does not fit is a TypeError that says where."""
+
+    def tool(n: int) -> int:
+        return n + 1
+
+    async def tool_async(n: int) -> int:
+        return n + 1
+
+    class Adds:
+        def __call__(self, n: int) -> int:
+            return n + 1
+
+    class AddsAsync:
+        async def __call__(self, n: int) -> int:
+            return n + 1
+
+    made = {"function": tool, "async function": tool_async, "object": Adds(), "async object": AddsAsync()}
+    code = "try:\n    add('no')\nexcept TypeError as error:\n    print(error)\nSUBMIT(str(add('3')))"
+    pred, _, _ = run(cell(code), sub=lambda r: "", tools={"add": made[kind]})
+    assert pred.answer == "4"
+    assert "do not fit add(n: int) -> int" in pred.trajectory.iterations[0].execution.stdout
+
+
 def test_sixty_sync_tools_that_each_call_a_sync_rlm_do_not_deadlock():
     """Blocking callables never wait on a shared pool."""
 
@@ -437,6 +465,65 @@ def test_sixty_sync_tools_that_each_call_a_sync_rlm_do_not_deadlock():
     assert pred.answer == "True"
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError("its own")])
+@pytest.mark.parametrize("kind", ["tool", "async tool", "model", "model of a batch"])
+def test_what_would_end_the_program_is_a_failure_of_the_call(kind, error):
+    """A tool's or a model's sys.exit() ends neither the event loop, with every other run on it, nor this run."""
+
+    def fail(x: str) -> str:
+        raise error
+
+    async def fail_async(x: str) -> str:
+        raise error
+
+    called = {
+        "tool": "fail('x')",
+        "async tool": "fail_async('x')",
+        "model": "llm_query('x')",
+        "model of a batch": "r = llm_query_batched(['x', 'y'])\nprint(*r)\nassert not isinstance(r[0], Exception)",
+    }
+    pred, _, _ = run(cell(called[kind]), cell("SUBMIT('on')"), sub=fail, tools=[fail, fail_async])
+    assert pred.answer == "on"
+    assert type(error).__name__ in pred.trajectory.iterations[0].observation
+    assert RLM("text -> answer", lm=ScriptedLM([cell("SUBMIT('next')")]))(text="t").answer == "next"
+
+
+@pytest.mark.parametrize("finish", ["length", "content_filter", "tool_calls"])
+def test_an_empty_reply_that_is_no_answer_is_a_failure(finish):
+    """Where the provider says why there is no text, llm_query raises it, and keeps what was paid."""
+
+    class Silent:
+        model = "silent"
+
+        async def complete(self, request):
+            return Reply("", Usage(1, 10, 90, 0.0), finish=finish)
+
+    rlm = RLM("text -> answer", lm=ScriptedLM([cell("llm_query('x')"), cell("SUBMIT('on')")]), sub_lm=Silent())
+    pred = rlm(text="t")
+    assert "the reply is empty" in pred.trajectory.iterations[0].execution.error
+    assert pred.trajectory.iterations[0].sub_calls[0].usage.output_tokens == 90
+
+
+def test_childrens_closing_calls_leave_the_root_its_own():
+    """Children that all run out of tokens extract from half of what is kept; the root still can."""
+    ending = "has ended without"
+
+    def decide(request):
+        if ending in request.messages[0].content:
+            return '{"answer": "extracted"}'
+        return cell("print(rlm_query_batched([f'do {i}' for i in range(8)]))")
+
+    def child(request):
+        if ending in request.messages[0].content:
+            return '{"answer": "part"}' + " " * 3_000
+        return cell("print('x' * 3_000)")
+
+    budget = Budget(max_tokens=60_000, max_llm_calls=1_000)
+    pred = RLM("text -> answer", lm=ScriptedLM(decide), sub_lm=ScriptedLM(child), budget=budget)(text="t")
+    assert pred.termination.kind == "max_tokens"
+    assert pred.answer == "extracted"
+
+
 @pytest.mark.parametrize(
     "name", ["predict('text -> x: Nope', text=1)", "predict(3, text=1)", "predict('no arrow', text=1)"]
 )
@@ -446,3 +533,38 @@ def test_a_bad_signature_in_a_cell_is_the_cells_error(name):
     assert "ValueError" in pred.trajectory.iterations[0].observation
     assert pred.answer == "on"
     assert not sub_lm.requests
+
+
+def test_calls_that_come_to_nothing_are_not_written_down_for_ever():
+    """A cell that asks on after its limit is answered each time, and fills neither memory nor trace."""
+    from dszig_py.calls import MAX_REFUSED
+
+    code = f"r = llm_query_batched(['x'] * {MAX_REFUSED + 500})\nSUBMIT(answer=str(r[-1]))"
+    pred, *_ = run(cell(code), sub=["ok"], max_llm_calls=1)
+    assert "came to nothing" in pred.answer
+    assert len(pred.trajectory.iterations[0].sub_calls) == MAX_REFUSED + 1
+
+
+HEAVY = {
+    "a child's set of one hash": "rlm_query('xs: set[int] -> y', xs=[n * (2**61 - 1) for n in range(3000)])",
+    "a prediction's": "predict('xs: set[int] -> y', xs=[n * (2**61 - 1) for n in range(3000)])",
+    "a union of hundreds": "predict('x: ' + '|'.join(f'Literal[{n}]' for n in range(300)) + ' -> y', x=1)",
+}
+
+
+@pytest.mark.parametrize("code", HEAVY.values(), ids=HEAVY)
+def test_a_sub_call_that_would_hold_up_every_run_is_refused(code):
+    """Types and values are the cell's: no model is asked, no child started."""
+    pred, *_ = run(cell(f"try:\n    {code}\nexcept ValueError as e:\n    SUBMIT(answer=str(e))"), sub=[])
+    assert "same hash" in pred.answer or "over 64 types" in pred.answer
+    assert pred.usage.calls == 1
+
+
+def test_a_sub_call_takes_so_many_classes():
+    """Each is made into a class of this process's, while nothing else runs."""
+    from dszig_py.errors import SignatureError
+    from dszig_py.typed import Task
+
+    assert Task.of("a -> b: C1", {f"C{n}": {} for n in range(200)}).signature.outputs[0].name == "b"
+    with pytest.raises(SignatureError, match="at most 200"):
+        Task.of("a -> b: C1", {f"C{n}": {} for n in range(201)})

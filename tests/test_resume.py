@@ -220,3 +220,42 @@ def test_no_key_is_written_down_and_nobody_else_reads_the_rest(tmp_path):
     assert "sub_lm_options" not in kept and kept["missing"] == []
     RLM(SIGNATURE, lm=ScriptedLM([cell("SUBMIT(answer=[])")]), trace=tmp_path / "t.jsonl", resumable=True)(text="whole")
     assert (tmp_path / "t.jsonl.resume").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"main_cmd": "touch PATH"}, "give it again"),
+        ({"rlm_cmd": ["touch", "PATH"]}, "give it again"),
+        ({"environment": "inprocess"}, "give it again"),
+        ({"secrets": ["x"]}, "no run writes down"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_journal_starts_nothing_on_this_machine_by_itself(tmp_path, change, why):
+    """Its replies are code and its options programs: what has no boundary is said again by whoever resumes."""
+    rlm, _ = run(tmp_path, [cell("print(1)"), LMError("down")])
+    with pytest.raises(LMError):
+        rlm(text="t")
+    journal, made = tmp_path / "run.jsonl.resume", tmp_path / "made"
+    head, facts, rest = journal.read_bytes().split(b"\n", 2)
+    told = json.loads(facts)
+    told["resume"]["options"] |= json.loads(json.dumps(change).replace("PATH", str(made)))
+    journal.write_bytes(b"\n".join([head, json.dumps(told).encode(), rest]))
+    lm = ScriptedLM([cell("SUBMIT(answer=text)")])
+    with pytest.raises(InputError, match=why):
+        RLM.resume(tmp_path / "run.jsonl", lm=lm)
+    assert not made.exists() and lm.requests == []
+
+
+def test_a_journal_that_others_can_write_is_not_resumed(tmp_path):
+    """Whoever can write it could have its code run."""
+    rlm, _ = run(tmp_path, [cell("print(1)"), LMError("down")])
+    with pytest.raises(LMError):
+        rlm(text="t")
+    journal = tmp_path / "run.jsonl.resume"
+    journal.chmod(0o666)
+    with pytest.raises(InputError, match="by others"):
+        RLM.resume(tmp_path / "run.jsonl", lm=ScriptedLM([]))
+    journal.chmod(0o600)
+    assert RLM.resume(tmp_path / "run.jsonl", lm=ScriptedLM([cell("SUBMIT(answer=text)")])).answer == "t"

@@ -124,6 +124,14 @@ def test_no_runs_at_all(tmp_path, capsys):
     assert "no runs in" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path, monkeypatch, capsys):
+    """Says why, with exit code 1; a file in its place is as unreadable as another user's folder."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DSZIG_RUNS_DIR", str(tmp_path / "file"))
+    assert main(["runs"]) == 1
+    assert "Not a directory" in capsys.readouterr().err
+
+
 def test_a_thousand_runs_are_listed_in_under_a_second(folder, capsys):
     """Only the first and the last line of each file is read, however long the run was."""
     first = saved(folder, "0")

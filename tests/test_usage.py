@@ -75,7 +75,7 @@ class Tree(RuleBasedStateMachine):
         target=calls, ledger=ledgers, inner=st.booleans(), tokens=st.integers(0, 900), cost=CENTS, final=st.booleans()
     )
     def reserve(self, ledger, inner, tokens, cost, final):
-        budget, share = self.budget, 1.0 if final else 0.9
+        budget, share = self.budget, (0.95 if ledger.depth else 1.0) if final else 0.9
         calls, used, dollars = self.held()
         fits = {
             "max_llm_calls": not inner or budget.max_llm_calls is None or calls < budget.max_llm_calls,

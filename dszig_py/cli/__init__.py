@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 
 __all__ = ["main"]
 
+_STREAM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -16,6 +18,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     0 submitted or done, 1 error, 2 wrong usage, 3 ended by a limit, 130 interrupted.
     """
+    if sys.stderr is None:  # closed by whoever started us; what is told there is for nobody
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="replace")  # a model may write what the terminal's encoding lacks
     try:
@@ -24,9 +28,20 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader left (``| head``). Python flushes stdout once more at its end, which must not fail as well.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _give_up_stdout()  # the reader left (``| head``)
         return 1
+    except OSError as error:
+        # Of what nobody below has a word on, the full disk that stdout goes to comes first.
+        place = error.filename or ("standard output" if error.errno in _STREAM else "")
+        sys.stderr.write(f"Error: {f'{place}: {error.strerror}' if place else error}\n")
+        _give_up_stdout()
+        return 1
+
+
+def _give_up_stdout() -> None:
+    """Python flushes stdout once more at its end, which must not fail as well."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _run(args: Sequence[str] | None) -> int:

@@ -167,7 +167,12 @@ def _budget(limits: dict[str, Any]) -> Budget:
 def _place(path: str | None) -> Path:
     """Where the rows go; without a name for them, among the saved runs, so that nothing is lost even then."""
     if path is None:
-        return runs_folder() / "evals" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
+        try:
+            folder = runs_folder() / "evals"
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError) as error:  # no home, or one that is not ours to write in
+            raise click.UsageError(f"{error}; say where the results go: --json PATH") from None
+        return folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
     place = Path(path)
     return (
         place.with_suffix(".jsonl") if place.suffix in (".json", ".jsonl") else place.with_name(f"{place.name}.jsonl")
@@ -177,9 +182,9 @@ def _place(path: str | None) -> Path:
 def _show(found: Evaluation, given: dict[str, Any]) -> None:
     from dszig_py.errors import InputError
 
-    print(found.table())
     assert found.path is not None
     summary = found.save(found.path.with_suffix(".json"))
+    print(found.table())
     if not given["quiet"]:
         click.echo(f"rows in {found.path}, summary in {summary}", err=True)
     for path in given["plot"]:

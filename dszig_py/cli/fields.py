@@ -80,7 +80,7 @@ def _objects(signature: Signature, inline: str | None, file: str | None, standar
     first = {} if inline is None else _object("--inputs", inline)
     second = {}
     if file is not None:
-        data = standard.read("--inputs-file") if file == "-" else _file_bytes("--inputs-file", file)
+        data = standard.read("--inputs-file") if file == "-" else _file_bytes("--inputs-file", file, escape="")
         second = _object("--inputs-file", data.decode("utf-8-sig", "replace"))
     if both := sorted(first.keys() & second.keys()):
         raise click.UsageError(f"{', '.join(both)}: in --inputs and in --inputs-file; give it once")
@@ -137,14 +137,14 @@ def _document(field: Field, name: str) -> Any:
     return found if field.type in (str, list[str], list[Image]) else _typed(field, found.text)
 
 
-def _file_bytes(option: str, name: str) -> bytes:
+def _file_bytes(option: str, name: str, escape: str = "; a text that begins with @ is written @@") -> bytes:
     if not name:
         raise click.UsageError(f"{option}: @ takes a file's name; a text that begins with @ is written @@")
     try:
         return Path(name).expanduser().read_bytes()
     except (OSError, ValueError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise click.UsageError(f"{option}: {name}: {why}; a text that begins with @ is written @@") from None
+        raise click.UsageError(f"{option}: {name}: {why}{escape}") from None
 
 
 def _decoded(field: Field, data: bytes, source: str) -> str | bytes:

@@ -68,8 +68,10 @@ def told(go: Go, report: Report) -> int:
     """Do a run, save and print it; the exit code. Raises InputError and SignatureError where nothing was run."""
     prediction, error, saved = _predict(go, report)
     if prediction is not None:
-        _print(prediction, error, saved, report)
-        _write_forms(prediction, report)
+        try:
+            _print(prediction, error, saved, report)
+        finally:  # what cannot be printed is paid for
+            _write_forms(prediction, report)
     elif report.as_json:
         _print_json(
             {"outputs": {}, "termination": None, "usage": None, "iterations": 0, "run": None, "error": str(error)}
@@ -181,13 +183,20 @@ def session_file(given: Mapping[str, Any]) -> Path | None:
 
 
 def _print(prediction: Prediction, error: BaseException | None, saved: Path | None, report: Report) -> None:
+    try:
+        if report.as_json:
+            _print_json(_record(prediction, error, saved))
+        else:
+            if not report.quiet and sys.stdout is not None and sys.stdout.isatty():
+                print()  # between the progress above and the outputs, where both are on one screen
+            _print_outputs(_by_path(prediction))
+    finally:
+        _print_end(prediction, error, saved, report)
+
+
+def _print_end(prediction: Prediction, error: BaseException | None, saved: Path | None, report: Report) -> None:
+    """Why it ended, what it cost, and where it is, on stderr."""
     ended = prediction.termination
-    if report.as_json:
-        _print_json(_record(prediction, error, saved))
-    else:
-        if not report.quiet and sys.stdout is not None and sys.stdout.isatty():
-            print()  # between the progress above and the outputs, where both are on one screen
-        _print_outputs(_by_path(prediction))
     if ended.kind != "submitted" and error is None:
         click.echo(f"ended by {clean(str(ended))}", err=True)
     if report.quiet:

@@ -17,11 +17,11 @@ Its code is executed again with the replies it was given, so none is paid twice;
 """
 
 
-def _resume(trace: str, *, as_json: bool, quiet: bool, html: str | None, model: str | None) -> int:
+def _resume(trace: str, *, as_json: bool, quiet: bool, html: str | None, model: str | None, **again: str | None) -> int:
     from dszig_py.cli.outcome import Report, told
     from dszig_py.rlm import RLM
 
-    given: dict[str, Any] = {} if model is None else {"lm": model}
+    given: dict[str, Any] = {name: value for name, value in {"lm": model, **again}.items() if value is not None}
     report = Report(as_json=as_json, quiet=quiet, trace=trace, html=html)
     return told(lambda ours: RLM.resume(trace, **ours, **given), report)
 
@@ -34,6 +34,9 @@ command = options.Grouped(
     params=[
         click.Argument(["trace"], type=click.Path(dir_okay=False)),
         options.Option(["--model", "-m"], metavar="MODEL", help="The model, where the run had one of no name."),
+        options.Option(["--main-cmd"], metavar="COMMAND", help="The program that decides, where the run had one."),
+        options.Option(["--rlm-cmd"], metavar="COMMAND", help="The program that answers sub-calls, where it had one."),
+        options.Option(["--environment"], metavar="NAME", help="Where code runs: to be said again of inprocess."),
         options.Option(["--html"], metavar="PATH", help="Write the run as HTML as well."),
         options.Option(["--json", "as_json"], is_flag=True, help="One JSON object on standard output."),
         options.Option(["--quiet", "-q"], is_flag=True, help="Nothing but the outputs."),

@@ -36,7 +36,8 @@ class _Run(options.Grouped):
             try:
                 ctx.meta[FIELDS] = _field_options(Signature.parse(args[found]), self.params)
             except ValueError as error:
-                raise click.UsageError(str(error), ctx) from None
+                advice = " (in Python: a command line names Python's own types alone)" if "types=" in str(error) else ""
+                raise click.UsageError(f"{error}{advice}", ctx) from None
             # A signature without inputs begins with a dash; behind a blank it is no option to the parser.
             args = [*args[:found], f" {args[found]}", *args[found + 1 :]]
         return super().parse_args(ctx, args)

@@ -75,7 +75,10 @@ def folder_of(given: str | None) -> Path:
 
 
 def saved(folder: Path) -> list[Path]:
-    """The files of runs in ``folder``, newest first: by the time in their names, which a copy keeps, else their own."""
+    """The files of runs in ``folder``, newest first: by the time in their names, which a copy keeps, else their own.
+
+    Raises :class:`click.ClickException` for a folder that cannot be read.
+    """
     found: list[tuple[str, int, str]] = []
     try:
         with os.scandir(folder) as entries:
@@ -85,8 +88,10 @@ def saved(folder: Path) -> list[Path]:
                     stamp = STAMP.match(entry.name)
                     when = time.strftime("%Y%m%d-%H%M%S", time.gmtime(changed / 1e9)) if stamp is None else stamp[1]
                     found.append((when, changed, entry.path))
-    except OSError:
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise click.ClickException(f"{folder}: {error.strerror}") from None
     return [Path(path) for _, _, path in sorted(found, reverse=True)]
 
 

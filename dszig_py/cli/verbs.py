@@ -79,7 +79,7 @@ dszig "context, question -> answer" --context @book.txt --question "Who ...?" -m
     cls=_Verbs,
     help=HELP,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 submitted, 1 error, 2 wrong usage, 3 ended by a limit.",
+    epilog="Exit codes: 0 submitted, 1 error, 2 wrong usage, 3 ended by a limit, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="dszig", message="%(prog)s %(version)s")
 def dszig() -> None:

@@ -113,6 +113,9 @@ class Corpus:
 
     async def _one(self, index: int, inputs: Mapping[str, Any]) -> Mapped | None:
         """What came of one element, now or an earlier time; ``None`` where the budget is over."""
+        if not isinstance(cast(object, inputs), Mapping):
+            kind = type(cast(object, inputs)).__name__
+            raise InputError(f"element {index} is a {kind}, not a dict of inputs by name")
         element = Element(index, await anyio.to_thread.run_sync(key_of, inputs), inputs)
         if (known := self._log.known(index, element.key, self._rlm)) is not None:
             self._journals.drop(element.name)  # the process may have been killed between the two

@@ -165,7 +165,7 @@ def done_values(frame: dict[str, Any]) -> dict[str, Any]:
         "chars": chars,
         "value": value,
         "error": frame["error"][:_MAX_ERROR],
-        "names": [name[:_MAX_NAME] for name in names],
+        "names": [name for name in names if len(name) <= _MAX_NAME and name.isidentifier()],  # a prompt tells them
     }
 
 

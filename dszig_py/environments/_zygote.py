@@ -45,18 +45,28 @@ class Zygote:
         self.kinds: set[tuple[object, ...]] = set()  # of workers that have come up
         self._tokens = itertools.count(1)
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own program
-                [*command, sys.executable, "-S", "-s", "-P", str(_PROGRAM), str(theirs.fileno())],
+            self._process = self._started(command, theirs.fileno())
+        self.facts = {**self._await_ready(), "seatbelt": bool(command)}
+        self.pid: int = self._process.pid
+
+    def _started(self, command: tuple[str, ...], descriptor: int) -> subprocess.Popen[bytes]:
+        # A program that has Python inside (uWSGI, an application of one file) may say of none, or of itself.
+        python = sys.executable or "python"
+        try:
+            return subprocess.Popen(  # noqa: S603 - this interpreter, our own program
+                [*command, python, "-S", "-s", "-P", str(_PROGRAM), str(descriptor)],
                 env={**_ENVIRON, **_ONE_THREAD},
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(descriptor,),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 cwd="/",
                 start_new_session=True,
             )
-        self.facts = {**self._await_ready(), "seatbelt": bool(command)}
-        self.pid: int = self._process.pid
+        except OSError as error:
+            self._control.close()
+            told = f"{python} cannot be started ({error.strerror or error})"
+            raise EnvironmentFailure(f"the process that model-written code runs in did not start: {told}") from error
 
     def _await_ready(self) -> dict[str, Any]:
         self._control.settimeout(_START_SECONDS)

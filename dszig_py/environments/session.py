@@ -279,7 +279,7 @@ class WorkerSession:
         if kind == "call":
             if (
                 type(frame["id"]) is not int
-                or not isinstance(frame["name"], str)
+                or not (isinstance(frame["name"], str) and len(frame["name"]) <= _VARIABLE)
                 or not {"args", "kwargs"} <= set(frame)
             ):
                 raise ValueError("malformed")
@@ -298,7 +298,9 @@ class WorkerSession:
     async def variables(self) -> dict[str, str]:
         found = (await self._asked({"t": "vars"}, "vars")).get("vars")
         items = list(cast("dict[str, Any]", found).items())[:500] if isinstance(found, dict) else []
-        return {name[:_VARIABLE]: text[:_VARIABLE] for name, text in items if isinstance(text, str)}
+        # A prompt shows them, a line in all: what a worker forges makes no lines of its own there.
+        named = [(name, text) for name, text in items if isinstance(text, str) and name.isidentifier()]
+        return {name[:_VARIABLE]: " ".join(text[:_VARIABLE].split()) for name, text in named}
 
     async def _asked(self, frame: dict[str, Any], answer: str) -> dict[str, Any]:
         """The worker's answer between two cells; nothing where it is gone, or what it holds keeps it from answering."""

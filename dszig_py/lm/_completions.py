@@ -71,7 +71,8 @@ def completion_of(data: bytes) -> Completion:
         raise ValueError("the answer is JSON, but no chat completion")
     made = Completion(**_counted(whole))
     choice = _first(whole)
-    made.text = _text(_mapping(choice.get("message")).get("content"))
+    message = _mapping(choice.get("message"))
+    made.text = _text(message.get("content")) or _text(message.get("refusal"))  # a refusal is what the model says
     made.finish = str(choice.get("finish_reason") or "")
     return made
 
@@ -103,7 +104,8 @@ def _event(made: Completion, line: bytes, on_text: Callable[[str], None]) -> boo
             setattr(made, name, value)
     choice = _first(chunk)
     made.finish = str(choice.get("finish_reason") or made.finish)
-    if text := _text(_mapping(choice.get("delta")).get("content")):
+    delta = _mapping(choice.get("delta"))
+    if text := _text(delta.get("content")) or _text(delta.get("refusal")):
         made.pieces.append(text)
         on_text(text)
     return False

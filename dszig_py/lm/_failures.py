@@ -28,6 +28,8 @@ def failure(error: Exception, model: str, key: str) -> LMError:
     detail = _PREFIX.sub("", " ".join(str(error).split("Traceback (most recent")[0].split()))
     if key:
         detail = detail.replace(key, "...")
+    if headers is None and detail.lower().startswith("connection error") and (place := _address(chain)):
+        detail = f"no connection to {place}"
     # Without headers there was no HTTP answer and the status is LiteLLM's invention.
     told = f"{type(error).__name__} (HTTP {status})" if status and headers is not None else type(error).__name__
     return LMError(
@@ -64,8 +66,21 @@ def _headers(chain: list[BaseException]) -> dict[str, str] | None:
     return None
 
 
+def _address(chain: list[BaseException]) -> str:
+    """Host and port that were to be reached, without a name or a key in the address; the innermost error knows them."""
+    for error in reversed(chain):
+        if type(error).__module__.startswith("litellm"):
+            continue  # the request of its own errors is made up
+        with suppress(RuntimeError):  # httpx, of an error that has no request
+            if place := getattr(getattr(getattr(error, "request", None), "url", None), "netloc", b""):
+                return place.decode("ascii", "replace")
+    return ""
+
+
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, from ``retry-after-ms`` or ``retry-after`` (seconds or a date)."""
+    """Seconds, from ``retry-after-ms`` or ``retry-after`` (seconds or a date). ``None`` for a moment that is over, by a clock
+    that is not ours: all attempts would be made at once.
+    """
     seconds = math.nan
     given = headers.get("retry-after", "")
     with suppress(ValueError, TypeError):
@@ -74,4 +89,4 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         seconds = float(given)
     with suppress(ValueError, KeyError):
         seconds = float(headers["retry-after-ms"]) / 1000
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None

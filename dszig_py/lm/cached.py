@@ -221,7 +221,7 @@ class _File:
         self._worker = Worker("dszig-cache")
         self._db: sqlite3.Connection | None = None
         self._pid = 0
-        self._unusable = self._warned = False
+        self._unusable = self._warned = self._worked = False
         self._trouble = ""
 
     def __del__(self) -> None:
@@ -248,10 +248,11 @@ class _File:
             db = self._opened()
             row = db and db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
-            if str(getattr(error, "sqlite_errorname", "")).startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+            if _broken(error) and not self._worked:
                 raise _not_a_cache(self._path, str(error)) from error
-            self._trouble = str(error)
+            self._failed(error)
             return None
+        self._worked = True
         try:
             return reply_of(unpacked(row[0])) if row else None
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -264,7 +265,16 @@ class _File:
             if db is not None:
                 db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", (key, value, time.time()))
         except sqlite3.Error as error:
-            self._trouble = str(error)
+            self._failed(error)
+
+    def _failed(self, error: sqlite3.Error) -> None:
+        """A file that breaks while runs use it ends none of them."""
+        self._trouble = str(error)
+        if _broken(error):
+            self._unusable, self._trouble = True, f"{error}; going on without it"
+            if self._db is not None:
+                self._db.close()
+            self._db = None
 
     def _opened(self) -> sqlite3.Connection | None:
         if self._db is not None and self._pid != os.getpid():
@@ -276,6 +286,11 @@ class _File:
             except (sqlite3.OperationalError, OSError) as error:
                 self._unusable, self._trouble = True, f"{error}; going on without it"
         return self._db
+
+
+def _broken(error: sqlite3.Error) -> bool:
+    """Whether the file is no database, or no longer one."""
+    return str(getattr(error, "sqlite_errorname", "")).startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT"))
 
 
 def _connect(path: str) -> sqlite3.Connection:

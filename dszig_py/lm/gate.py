@@ -10,6 +10,8 @@ import functools
 import random
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from contextvars import ContextVar
 from dataclasses import replace
 
 import anyio
@@ -30,13 +32,18 @@ MAX_BACKOFF = 30.0
 MAX_RETRY_AFTER = 120.0  # a provider that asks for more is tried again after this, and the run's own limits hold
 ASSUMED_OUTPUT = 1_000  # tokens reserved for a reply of unknown length before any was seen
 
+# A model may be a function that runs an RLM. It has a slot of the process already: waiting for others, all of them held by
+# such models, it would wait for ever.
+_asking: ContextVar[bool] = ContextVar("dszig-asking", default=False)
+
 
 class Gate:
     """Concurrency, retries and accounting of one tree's model calls. Lives in one event loop."""
 
     def __init__(self, max_concurrency: int, *, on_wait: Callable[[float], None] | None = None) -> None:
         self._slots = limiter.Limiter(max_concurrency)
-        self._resume_at = 0.0
+        self._most_slots = max_concurrency
+        self._resume_at = self._narrowed_at = 0.0
         self._most: dict[str, tuple[int, float]] = {}
         self._on_wait = on_wait
 
@@ -95,23 +102,48 @@ class Gate:
     async def _attempts(self, lm: LM, request: Request, on_text: OnText | None) -> Reply:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                async with self._slots, limiter.process:
+                async with self._slots, nullcontext() if _asking.get() else limiter.process:
                     # Inside the slot: a rate limit met while this call waited for its slot holds it back as well.
                     await self._wait()
-                    if on_text is None:
-                        return await lm.complete(request)
-                    return await answered(lm, request, functools.partial(_told, on_text, attempt))
+                    reply = await self._once(lm, request, on_text, attempt)
+                if self._slots.total < self._most_slots:
+                    self._slots.resize(self._slots.total + 1)
+                return reply
             except LMError as error:
                 if not error.retryable or attempt == MAX_ATTEMPTS:
                     raise
                 self._back_off(attempt, error.retry_after)
         raise AssertionError("unreachable")
 
+    async def _once(self, lm: LM, request: Request, on_text: OnText | None, attempt: int) -> Reply:
+        begun, outer = time.monotonic(), _asking.get()
+        _asking.set(True)
+        try:
+            if on_text is None:
+                return await lm.complete(request)
+            return await answered(lm, request, functools.partial(_told, on_text, attempt))
+        except LMError as error:
+            if error.retryable:
+                self._narrow(begun)
+            raise
+        finally:
+            _asking.set(outer)
+
     async def _wait(self) -> None:
         while (left := self._resume_at - time.monotonic()) > 0:
             if self._on_wait is not None:
                 self._on_wait(left)
             await anyio.sleep(left)
+
+    def _narrow(self, begun: float) -> None:
+        """Halve the slots, once for all who were under way together; each reply that comes gives one back.
+
+        As TCP does. After a wait alone all would ask at once again, and most would be refused again until they give up:
+        a third of a batch of 200, with a provider that takes 20 a second.
+        """
+        if begun >= self._narrowed_at:
+            self._narrowed_at = time.monotonic()
+            self._slots.resize(max(1, self._slots.held // 2))
 
     def _back_off(self, attempt: int, retry_after: float | None) -> None:
         pause = min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)

@@ -41,6 +41,11 @@ class Limiter:
         """Slots in use now."""
         return self._held
 
+    @property
+    def total(self) -> int:
+        """Slots there are."""
+        return self._total
+
     def resize(self, total: int) -> None:
         """Another number of slots, from now on; calls under way keep theirs."""
         with self._lock:

@@ -161,7 +161,11 @@ class LiteLLM:
 
 
 def _text(choice: Any) -> str:
-    content: Any = getattr(getattr(choice, "message", None), "content", None)
+    message: Any = getattr(choice, "message", None)
+    content: Any = getattr(message, "content", None)
+    if not content:  # OpenAI's other place for what a model says
+        told: dict[str, Any] = getattr(message, "provider_specific_fields", None) or {}
+        content = told.get("refusal")
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(part if isinstance(part, str) else str(part.get("text") or "") for part in content)

@@ -67,6 +67,11 @@ class Journal:
     @classmethod
     def reopen(cls, path: str) -> Journal:
         """The journal of a run that is to go on. A line that was cut off is dropped. Raises :class:`InputError`."""
+        about = os.stat(path)
+        if about.st_uid != os.geteuid() or about.st_mode & 0o022:
+            raise InputError(
+                f"{path} can be written by others, and what it holds is run: resume only what is yours (chmod 600)"
+            )
         calls = recorded._load(path)
         raw = Path(path).read_bytes()
         whole = raw.rfind(b"\n") + 1

@@ -136,6 +136,13 @@ REACHING = {
     "an import": "dspy.Predict('q -> y: pydantic.ImportString')(q='1')",
     "a module": "dspy.Predict('q: antigravity.X -> y')(q='1')",
     "a module with instructions": "dspy.Predict(dspy.Signature('q: list[this.X] -> y', 'do it'))(q='1')",
+    "the environment": "dspy.Predict('q: os.environ -> y')(q='1')",
+    "what an error says of it": "dspy.Predict('q -> y: list[os.environ.x]')(q='1')",
+    "settings of dspy's": "dspy.Predict(dspy.Signature('q: dspy.settings.lm.x -> y', 'do it'))(q='1')",
+    "a module that typing has": "dspy.Predict('q: typing.sys.modules.x -> y')(q='1')",
+    "code in brackets": "dspy.Predict('q: list[open(PATH)] -> y')(q='1')",
+    "no text": "dspy.Predict({'q': ('str', None)})(q='1')",
+    "callbacks": "dspy.Predict('q -> y', callbacks=['x'])(q='1')",
     "another signature in the call": "dspy.Predict('q -> y')(q='1', signature='q -> y: dszig_py.Image')",
     "an interpreter in the call": "dspy.RLM('q -> y')(q='1', interpreter_factory='x')",
 }
@@ -161,6 +168,39 @@ def test_sub_agents_reach_nothing_of_this_machine(code, tmp_path):
     assert asked_models == [] and (tmp_path / "secret").stat().st_mtime_ns == before
     assert [path.name for path in tmp_path.iterdir()] == ["secret"]
     assert not {"antigravity", "this"} & {*sys.modules}
+
+
+@SUB_AGENTS
+@pytest.mark.filterwarnings("ignore:Passing OpenAI-style message:DeprecationWarning")  # between dspy's own parts
+@pytest.mark.parametrize(
+    "declared",
+    ["int | None", "list[Literal['a', 'b']]", "dict[str, typing.Any]", "datetime.date", "Optional[decimal.Decimal]"],
+)
+def test_sub_agents_take_every_type_that_is_data(declared):
+    """What is refused is what reaches this machine: the types that DSPy's documentation shows are taken as they were."""
+    code = f"import dspy\nSUBMIT(answer=str(dspy.Predict({f'q -> y: {declared}'!r})(q='1').y))"
+    values = {"int | None": "3", "list[Literal['a', 'b']]": '["a"]', "dict[str, typing.Any]": '{"k": 1}'}
+    said = values.get(declared, "2024-01-02" if "date" in declared else "1.5")
+    with dspy.context(lm=scripted.lm(steps(code, other=lambda _: fields(y=said)))):
+        answer = RLM("text -> answer", max_iters=1)(text="x").answer
+    assert answer.replace("'", '"') == said
+
+
+@SUB_AGENTS
+@pytest.mark.filterwarnings("ignore:Passing OpenAI-style message:DeprecationWarning")  # between dspy's own parts
+def test_a_nested_rlm_of_dspys_own_has_no_unchecked_sub_agents(noted):
+    """Where our class is not installed, the nested RLM is dspy's: its facade would look any name up in this process."""
+
+    def answer(prompt, last):
+        nested = scripted.is_action(prompt) and "zebra" in last
+        return scripted.step("SUBMIT(label=zebra)") if nested else script(prompt, last)
+
+    script = steps("import dspy\nSUBMIT(answer=str(dspy.RLM('zebra -> label')(zebra='four').label))")
+    with dspy.context(lm=scripted.lm(answer)):
+        assert RLM("text -> answer", max_iters=1, interpreter_factory=noted)(text="x").answer == "four"
+    outer, nested = noted.made
+    assert "__dspy_construct__" in outer.tools and "llm_query" in nested.tools
+    assert not {"__dspy_construct__", "__dspy_call__"} & {*nested.tools}
 
 
 @SUB_AGENTS
