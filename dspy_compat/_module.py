@@ -25,7 +25,7 @@ from dspy_compat._signatures import (
     skill_steps,
 )
 from dszig_py import Budget, Skill, Strategy, environments
-from dszig_py.arguments import merged_budget
+from dszig_py.arguments import check_options, merged_budget
 
 if TYPE_CHECKING:
     from dszig_py.events import Event
@@ -77,6 +77,8 @@ class RLM(dspy.Module):
         callbacks: list[Any] | None = None,
     ) -> None:
         super().__init__(callbacks=callbacks)
+        # dspy lets an output be cut shorter than a run of ours does
+        check_options({name: value for name, value in locals().items() if name != "max_output_chars"})
         _run.check_factory(interpreter_factory)
         limits = merged_budget(budget or Budget(), max_iters=max_iters, max_llm_calls=max_llm_calls)
         self.options = Options(limits, strategy or Strategy(), max_output_chars, on_failure, on_limit, trace_steps)

@@ -80,6 +80,8 @@ _PRIVATE = ("secrets", "lm_options", "sub_lm_options")  # an error's text is log
 def check_options(given: Mapping[str, Any]) -> None:
     """Raise :class:`InputError` for an option that is not what it takes. ``None`` is one that was not given."""
     for name, (fits, wanted) in _KINDS.items():
+        if name not in given:
+            continue
         value = given[name]
         if not fits(value) and (value is not None or name == "max_output_chars"):
             told = type(value).__name__ if name in _PRIVATE else _told(value)

@@ -273,3 +273,13 @@ def test_a_state_of_ours_loads_into_dspys_own_class():
     stock = original(dspy)("text -> answer", interpreter_factory=dspy.LocalInterpreter)
     stock.load_state(ours.dump_state())
     assert stock.generate_action.signature.instructions == "Tuned words."
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tools", len), ("budget", {}), ("strategy", "default"), ("check", 3), ("on_event", 3), ("trace", 3), ("lms", 3)],
+)
+def test_an_option_of_a_wrong_kind_is_named_at_construction(name, value):
+    """As the core does it, and as a ValueError, before a program is built around it."""
+    with pytest.raises(ValueError, match=f"{name} takes"):
+        RLM("context -> answer", **{name: value})
