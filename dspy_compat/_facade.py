@@ -213,11 +213,8 @@ def _check_type(field: str, annotation: ast.expr) -> None:
         todo += [] if named else ast.iter_child_nodes(node)
 
 
-_OVERRIDES = (
-    "signature",
-    "new_signature",
-    "interpreter_factory",
-)  # what dspy takes in a call in place of what was built
+# What dspy takes in a call in place of what was built.
+_OVERRIDES = ("signature", "new_signature", "interpreter_factory")
 
 
 def _calls(facade: Any) -> Any:

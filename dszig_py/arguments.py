@@ -19,7 +19,7 @@ from dszig_py.strategy import Strategy
 from dszig_py.trace import Tracer
 from dszig_py.usage import Budget
 
-__all__ = ["by_name", "check_options", "merged_budget", "named_tools", "no_such_option"]
+__all__ = ["by_name", "check_map", "check_options", "merged_budget", "named_tools", "no_such_option"]
 
 
 def _is_dict(value: Any) -> bool:

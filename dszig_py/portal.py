@@ -86,9 +86,8 @@ def call(function: Callable[..., Awaitable[T]], *args: Any) -> T:
 def _get() -> BlockingPortal:
     global _portal, _owner
     with _lock:
-        if _portal is None or not (
-            _loop_thread and _loop_thread.is_alive()
-        ):  # ended: somebody's task called sys.exit()
+        # Its thread has ended where somebody's task called sys.exit().
+        if _portal is None or not (_loop_thread and _loop_thread.is_alive()):
             _owner = start_blocking_portal("asyncio")
             _portal = _owner.__enter__()
             _portal.call(_note_loop_thread)

@@ -359,10 +359,8 @@ def compacted(summary: str, count: int, variable: str) -> str:
     return f"Summary of the first {count} iterations.{whole} Variables and functions are still in the REPL.\n{summary}"
 
 
-_ROLE, _QUOTED = (
-    re.compile(r"^(?=\[(?:assistant|user)\][ \t]*$)", re.M),
-    " ",
-)  # what was printed begins no part of its own
+# What was printed begins no part of its own.
+_ROLE, _QUOTED = re.compile(r"^(?=\[(?:assistant|user)\][ \t]*$)", re.M), " "
 
 
 def extraction(

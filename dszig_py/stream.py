@@ -48,9 +48,8 @@ class Stream:
             raise StopIteration
         try:
             event = self._events.get()
-        except (
-            BaseException
-        ) as error:  # Ctrl-C: a notebook keeps its traceback and with it this object, so the run would go on
+        except BaseException as error:
+            # Ctrl-C: a notebook keeps its traceback and with it this object, so the run would go on.
             self.close()
             error.prediction = getattr(self._task.error, "prediction", None)  # type: ignore[attr-defined]  # as any call's
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -118,8 +119,8 @@ def test_the_live_view_follows_parallel_sub_calls() -> None:
     assert "2 calls, 24 tokens" in text  # the end's own account is the one that counts
 
 
-def test_the_live_view_shows_the_end_of_a_reply_that_is_being_written() -> None:
-    """Cleaned and bounded; a reply that broke off makes room for the one written anew; the action takes its place."""
+def shown_live() -> tuple[LiveView, Callable[[], str]]:
+    """A live view, and what it shows at the moment."""
     screen, file = console()
     view = LiveView(screen)
 
@@ -129,6 +130,12 @@ def test_the_live_view_shows_the_end_of_a_reply_that_is_being_written() -> None:
         screen.print(view)
         return file.getvalue()
 
+    return view, now
+
+
+def test_the_live_view_shows_the_end_of_a_reply_that_is_being_written() -> None:
+    """Cleaned and bounded; a reply that broke off makes room for the one written anew; the action takes its place."""
+    view, now = shown_live()
     view(events.IterationStarted("r", 0, 1))
     view(events.TokensArrived("r", 0, 1, "first line\n" + HOSTILE))
     assert TOLD in now() and "\x07" not in now() and "the model is writing" in now()
@@ -144,15 +151,7 @@ def test_the_live_view_shows_the_end_of_a_reply_that_is_being_written() -> None:
 
 def test_the_live_view_has_a_tree_of_children_and_what_the_budget_leaves() -> None:
     """Each child below the run that asked for it, with what it is at; calls left are the tree's, iterations the root's."""
-    screen, file = console()
-    view = LiveView(screen)
-
-    def now() -> str:
-        file.seek(0)
-        file.truncate()
-        screen.print(view)
-        return file.getvalue()
-
+    view, now = shown_live()
     view(events.IterationStarted("r", 0, 1))
     view(events.ActionChosen("r", 0, 1, Action("", ("rlm_query_batched(...)",))))
     view(events.SubCallStarted("r", 0, "r.1", "rlm_query"))
