@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import anyio
 
@@ -28,10 +27,14 @@ SETTLE_SECONDS = 6.0  # a cancelled child closes its session, which takes at mos
 
 
 class OpenCall:
-    """A sub-call that is under way; ``done`` is what will be recorded of it."""
+    """A sub-call that is under way, as a context: it is recorded however it ends, a cancelled one too, since it may have been
+    paid for. ``done`` is what will be recorded of it.
+    """
 
-    def __init__(self, call: SubCall) -> None:
-        self._call = call
+    __slots__ = ("_begun", "_book", "_call", "_noted")
+
+    def __init__(self, book: Calls, call: SubCall, begun: float) -> None:
+        self._book, self._call, self._begun = book, call, begun
         self._noted: dict[str, Any] = {}
 
     @property
@@ -42,6 +45,16 @@ class OpenCall:
 
     def note(self, **what: Any) -> None:
         self._noted.update(what)
+
+    def __enter__(self) -> Self:
+        self._book.begun(self._call)
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            self.note(error=str(error) if isinstance(error, CallRefused) else type(error).__name__)
+        self.note(seconds=time.monotonic() - self._begun)
+        self._book.ended(self.done)
 
 
 class Calls:
@@ -84,31 +97,24 @@ class Calls:
             self._told = usage
             self.publish(BudgetChanged(self.run, self.ledger.depth, usage, self.ledger.remaining()))
 
-    @contextmanager
-    def recorded(self, kind: str, prompt: Any, batch: str, index: int) -> Generator[OpenCall]:
-        """Record one sub-call, however it ends; a cancelled one too, since it may have been paid for."""
+    def recorded(self, kind: str, prompt: Any, batch: str, index: int) -> OpenCall:
+        """One sub-call, to be entered. Raises :class:`CallRefused` where so many in a row came to nothing."""
         if self._refused >= MAX_REFUSED and kind != "tool":
             raise CallRefused(f"the last {MAX_REFUSED:,} calls came to nothing; SUBMIT what you have")
         text = prompt if isinstance(prompt, str) else brief(prompt, PROMPT_KEPT)
         begun = time.monotonic()
         started, kept = begun - self._started, truncate(text, PROMPT_KEPT)
-        call = OpenCall(SubCall(self.new_id(), kind, kept, len(text), started=started, batch=batch, index=index))
-        size = self.sizes.get(batch, 0)
-        self.publish(SubCallStarted(self.run, self.ledger.depth, call.done.id, kind, batch, size))
-        self._under_way += 1
-        try:
-            yield call
-        except CallRefused as refusal:
-            call.note(error=str(refusal))
-            raise
-        except BaseException as error:
-            call.note(error=type(error).__name__)
-            raise
-        finally:
-            call.note(seconds=time.monotonic() - begun)
-            self._finished(call.done)
+        call = SubCall(self.new_id(), kind, kept, len(text), started=started, batch=batch, index=index)
+        return OpenCall(self, call, begun)
 
-    def _finished(self, call: SubCall) -> None:
+    def begun(self, call: SubCall) -> None:
+        """A call is under way."""
+        size = self.sizes.get(call.batch, 0)
+        self.publish(SubCallStarted(self.run, self.ledger.depth, call.id, call.kind, call.batch, size))
+        self._under_way += 1
+
+    def ended(self, call: SubCall) -> None:
+        """A call has ended, one way or another."""
         self._done.append(call)
         self._under_way -= 1
         if call.kind != "tool":

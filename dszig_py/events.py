@@ -24,6 +24,7 @@ __all__ = [
     "SubCallStarted",
     "Subscriber",
     "TokensArrived",
+    "nobody",
     "worth_keeping",
 ]
 
@@ -129,6 +130,10 @@ class RunFinished(Event):
 
 
 Subscriber = Callable[[Event], None]
+
+
+def nobody(event: Event) -> None:
+    """The subscriber where nobody listens: what would only be told need not be put together."""
 
 
 def worth_keeping(event: Event, waiting: int) -> bool:

@@ -6,10 +6,10 @@ URL, a key, a header or a limit. Child runs come from a ``spawn`` the runner han
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -284,11 +284,11 @@ class RunHost:
                     answers[index] = SubCallError(f"{name} failed in the host: {type(error).__name__}: {error}")
 
         try:
-            async with anyio.create_task_group() as group:
+            async with asyncio.TaskGroup() as group:  # anyio's keeps another thirteen objects a task
                 # More tasks than the tree has slots would only wait there: a thousand at once cost a third more CPU a
                 # call (the collector walks them all), and a thousand children a thousand workers.
                 for _ in range(min(len(asked), self.ledger.budget.max_concurrency)):
-                    group.start_soon(work)
+                    group.create_task(work())
         except* DszigError as failures:  # a replay that no longer matches ends the run, as itself
             raise failures.exceptions[0] from None
         finally:
@@ -339,7 +339,7 @@ class RunHost:
             lambda: function(*args, **kwargs), limiter=self._threads, abandon_on_cancel=True
         )
 
-    def _recorded(self, kind: str, prompt: Any, batch: str, index: int) -> AbstractContextManager[OpenCall]:
+    def _recorded(self, kind: str, prompt: Any, batch: str, index: int) -> OpenCall:
         return self.calls.recorded(kind, prompt, batch, index)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import anyio
 
 from dszig_py import telemetry
-from dszig_py.events import Event, Subscriber, worth_keeping
+from dszig_py.events import Event, Subscriber, nobody, worth_keeping
 from dszig_py.trace import Tracer
 
 __all__ = ["Courier", "Listeners", "Place"]
@@ -101,7 +101,7 @@ class Listeners:
         """A callable that tells all of them, for as long as one run takes; in the context of whoever calls it."""
         spans = telemetry.telemetry(self.telemetry, self.secrets)
         if spans is None and not (self.trace or self.on_event or self.verbose or self.inline):
-            yield _nobody
+            yield nobody
             return
         consumers: list[Subscriber] = [] if self.on_event is None else [self.on_event]
         if self.verbose:
@@ -133,7 +133,3 @@ def _all_of(subscribers: Sequence[Subscriber]) -> Subscriber:
                 continue
 
     return publish
-
-
-def _nobody(event: Event) -> None:
-    """Where nobody listens."""

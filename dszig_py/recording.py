@@ -13,7 +13,7 @@ from dszig_py.contract import Contract
 from dszig_py.environments._worker import codec
 from dszig_py.environments.base import Execution
 from dszig_py.errors import DszigError, EnvironmentFailure, LMError
-from dszig_py.events import ActionChosen, Event, IterationFinished, IterationStarted, RunFinished, RunStarted
+from dszig_py.events import ActionChosen, Event, IterationFinished, IterationStarted, RunFinished, RunStarted, nobody
 from dszig_py.text import truncate
 from dszig_py.trajectory import (
     Action,
@@ -62,7 +62,7 @@ class Recording:
 
     def begin(self) -> None:
         """The run is told of, once."""
-        if not self._told:
+        if not self._told and self.publish is not nobody:
             self._told = True
             signature, run = str(self.plan.signature), self.trajectory({})
             self.publish(RunStarted(self.id, self.ledger.depth, signature, run.model, self.parent, run))

@@ -7,6 +7,7 @@ a signature depend on where it is written, and the first runs code chosen by the
 
 from __future__ import annotations
 
+import functools
 import inspect
 import keyword
 import re
@@ -112,6 +113,10 @@ class Signature:
         return replace(found, instructions=instructions) if instructions else found
 
     def __str__(self) -> str:
+        return self._text
+
+    @functools.cached_property
+    def _text(self) -> str:
         sides = (", ".join(f"{f.name}: {type_text(f.type)}" for f in side) for side in (self.inputs, self.outputs))
         return " -> ".join(sides).strip()
 

@@ -24,7 +24,7 @@ def types_within(tp: Any) -> Iterator[Any]:
 
 
 def _fields(tp: Any) -> list[Any]:
-    if not isinstance(tp, type):
+    if not isinstance(tp, type) or tp.__module__ == "builtins":
         return []
     made = cast("Any", tp)
     if isinstance(fields := getattr(made, "model_fields", None), Mapping):

@@ -7,7 +7,6 @@ import importlib
 import io
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -89,19 +88,15 @@ def _certificates() -> Any:
     return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
 
 
-@asynccontextmanager
-async def posted(
-    url: str, body: bytes, headers: Mapping[str, str], seconds: float | None
-) -> AsyncGenerator[aiohttp.ClientResponse]:
-    """The answer's head. Redirects are not followed: a key goes to the address it was given for. Raises aiohttp's errors."""
+async def posted(url: str, body: bytes, headers: Mapping[str, str], seconds: float | None) -> aiohttp.ClientResponse:
+    """The answer's head; to be entered and left, which gives its connection back. Redirects are not followed: a key goes to the
+    address it was given for. Raises aiohttp's errors.
+    """
     aiohttp = await library()
     session = await _session(aiohttp)
     timeout = aiohttp.ClientTimeout(total=seconds)
     data = body if len(body) < _BIG_BODY else io.BytesIO(body)
-    async with session.post(
-        url, data=data, headers=headers, allow_redirects=False, timeout=timeout, proxy=proxy(url)
-    ) as answer:
-        yield answer
+    return await session.post(url, data=data, headers=headers, allow_redirects=False, timeout=timeout, proxy=proxy(url))
 
 
 async def pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -130,7 +130,7 @@ class DirectLM:
         openai, stream = where.openai, on_text is not None
         try:
             body = body_of(self._name, request, self._options, openai=openai, schema=schema, stream=stream)
-            async with posted(where.url, body, self._headers(where), self._timeout) as answer:
+            async with await posted(where.url, body, self._headers(where), self._timeout) as answer:
                 return await self._answered(answer, where, on_text)
         except TimeoutError as error:
             within = "" if self._timeout is None else f" within {self._timeout:g} s"
