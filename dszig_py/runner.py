@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from dszig_py import files, images, prompts, routing
+from dszig_py import collector, files, images, prompts, routing
 from dszig_py.compaction import History
 from dszig_py.contract import Contract, compile_contract
 from dszig_py.environments.base import CallRefused, CellLimits, Environment, Execution, Session
@@ -93,7 +93,8 @@ async def run(
         await _check_prices(plan)
     ledger = Ledger(plan.budget, within=None if shared is None else shared.ledger)
     gate = Gate(plan.budget.max_concurrency) if shared is None else shared.gate
-    return await _Run(plan, inputs, ledger, gate, publish).go()
+    with collector.runs:
+        return await _Run(plan, inputs, ledger, gate, publish).go()
 
 
 async def _check_prices(plan: Plan) -> None:

@@ -61,6 +61,7 @@ class Corpus:
             raise InputError("max_concurrency must be at least 1")
         self._rlm, self._inputs = rlm, enumerate(inputs)
         self._width, self._ordered = max_concurrency, ordered
+        self._at_hand = isinstance(inputs, (list, tuple))
         self._total = len(cast("list[Any]", inputs)) if hasattr(inputs, "__len__") else None
         plan = rlm.plan()  # raises for whatever cannot be run at all
         calls = (budget or plan.budget).max_concurrency
@@ -95,8 +96,7 @@ class Corpus:
     async def _work(self, tell: Callable[[Any], None], bar: Any, group: anyio.CancelScope) -> None:
         while not self.stopped:
             try:
-                async with self._taking:  # a generator cannot be asked from two threads
-                    index, inputs = await anyio.to_thread.run_sync(next, self._inputs, (None, None))
+                index, inputs = await self._taken()
                 if index is None or inputs is None:
                     return
                 mapped = await self._one(index, inputs)
@@ -111,12 +111,21 @@ class Corpus:
             if bar is not None:
                 bar.update()
 
+    async def _taken(self) -> tuple[int | None, Mapping[str, Any] | None]:
+        """The next element, or nothing. What is no list may take its time to make one: that is done in a thread."""
+        if self._at_hand:
+            return next(self._inputs, (None, None))
+        async with self._taking:  # a generator cannot be asked from two threads
+            return await anyio.to_thread.run_sync(next, self._inputs, (None, None))
+
     async def _one(self, index: int, inputs: Mapping[str, Any]) -> Mapped | None:
         """What came of one element, now or an earlier time; ``None`` where the budget is over."""
         if not isinstance(cast(object, inputs), Mapping):
             kind = type(cast(object, inputs)).__name__
             raise InputError(f"element {index} is a {kind}, not a dict of inputs by name")
-        element = Element(index, await anyio.to_thread.run_sync(key_of, inputs), inputs)
+        # In a thread for large inputs, and only where it is used: between threads an event loop under load waits.
+        key = await anyio.to_thread.run_sync(key_of, inputs) if self._log.kept else ""
+        element = Element(index, key, inputs)
         if (known := self._log.known(index, element.key, self._rlm)) is not None:
             self._journals.drop(element.name)  # the process may have been killed between the two
             return known
@@ -124,7 +133,8 @@ class Corpus:
             self.stopped = over
             return None
         mapped = await self._engine.run(element)
-        await anyio.to_thread.run_sync(self._log.add, element.key, mapped)
+        if self._log.kept:
+            await anyio.to_thread.run_sync(self._log.add, element.key, mapped)
         if not mapped.failed:  # what a provider failed at goes on from there when it is tried again
             self._journals.drop(element.name)
         return mapped

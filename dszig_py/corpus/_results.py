@@ -66,6 +66,11 @@ class Log:
             self.close()
             raise
 
+    @property
+    def kept(self) -> bool:
+        """Whether there is a file."""
+        return self._fd is not None
+
     def _read(self, path: Path, signature: str) -> None:
         assert self._fd is not None
         data = path.read_bytes()

@@ -82,6 +82,16 @@ class Ours:
         await asyncio.gather(*(one() for _ in range(count)))
 
 
+class Unfrozen(Ours):
+    """The same with the garbage collector left alone, however many runs there are: what that is worth."""
+
+    def __init__(self, url, kind):
+        os.environ["DSZIG_FREEZE"] = "0"
+        super().__init__(url, kind)
+
+    grow = find = fan = tree = questions = None
+
+
 class Bare:
     """The calls of our runs without us: the floor. ``kind`` "litellm" is litellm.acompletion, "direct" the transport."""
 
@@ -222,6 +232,7 @@ class PredictRLM(Threaded):
 SIDES = {
     "ours": (Ours, "litellm"),
     "ours, direct": (Ours, "direct"),
+    "ours, DSZIG_FREEZE=0": (Unfrozen, "litellm"),
     "bare LiteLLM": (Bare, "litellm"),
     "bare direct": (Bare, "direct"),
     "dspy.RLM": (Dspy, ""),
