@@ -16,7 +16,7 @@ from dszig_py.lm._endpoints import proxy
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["MAX_REPLY", "TooLarge", "close_sessions", "library", "pieces", "posted", "whole"]
+__all__ = ["MAX_REPLY", "TooLarge", "library", "pieces", "posted", "whole"]
 
 MAX_REPLY = 64 * 1024 * 1024  # bytes of one answer, decompressed
 # uvicorn, and so vLLM, hangs up on connections idle for 5 s: one that is given up before is never found dead.
@@ -57,24 +57,18 @@ async def _session(aiohttp: Any) -> aiohttp.ClientSession:
     # No limit of connections: the gate limits calls. No cookies: one caller's are no other's.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS, ssl=_certificates())
     session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-    known = _open[loop] = _Open(session, _until_loop_ends())
+    known = _open[loop] = _Open(session, _until_loop_ends(session))
     await anext(known.closer)
     return known.session
 
 
-async def _until_loop_ends() -> AsyncGenerator[None, None]:
+async def _until_loop_ends(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
     """An event loop has no shutdown hook, but it does finish the async generators begun on it."""
     try:
         yield
     finally:
-        await close_sessions()
-
-
-async def close_sessions() -> None:
-    """Close the running loop's session; those of other loops stay open."""
-    known = _open.pop(asyncio.get_running_loop(), None)
-    if known is not None:
-        await known.session.close()
+        _open.pop(asyncio.get_running_loop(), None)
+        await session.close()
         await asyncio.sleep(0)  # the sockets themselves close one round of the loop later
 
 
