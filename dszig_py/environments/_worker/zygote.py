@@ -64,7 +64,7 @@ class Zygote:
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
-        self.ended = watch_children()
+        self.ended, self.wakes = watch_children()
         self.pids: dict[int, int] = {}
         self.pid = os.getpid()
         self.rulesets: dict[tuple[str, ...], int] = {}
@@ -164,15 +164,16 @@ class Zygote:
             self.pids = {token: p for token, p in self.pids.items() if p != pid}
 
 
-def watch_children() -> socket.socket:
-    """A socket that is readable once a worker has ended. The handler itself does nothing: Python runs one between any
-    two instructions, blocked or not, and reaping there has signalled numbers that were gone already.
+def watch_children() -> tuple[socket.socket, socket.socket]:
+    """A socket that is readable once a worker has ended, and the one that Python writes to for it. The handler itself does
+    nothing: Python runs one between any two instructions, blocked or not, and reaping there has signalled numbers that
+    were gone already.
     """
     ended, wakes = socket.socketpair()
     wakes.setblocking(False)
-    signal.set_wakeup_fd(wakes.detach(), warn_on_full_buffer=False)
+    signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    return ended
+    return ended, wakes
 
 
 def standard_library() -> list[str]:
@@ -243,7 +244,8 @@ def run_worker(request: dict[str, Any], fds: list[int], zygote: Zygote, prepared
             harden.parent_death_signal(zygote.pid)
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.close(signal.set_wakeup_fd(-1))
+        signal.set_wakeup_fd(-1)  # its answer is no descriptor to close: from 3.12 on asyncio has been here before us
+        zygote.wakes.close()
         zygote.ended.close()
         zygote.control.close()
         for ruleset in zygote.rulesets.values():
