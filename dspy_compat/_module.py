@@ -61,7 +61,7 @@ class RLM(dspy.Module):
         *,
         lms: Mapping[str, Any] | None = None,
         child_tools: Sequence[str] | None = None,
-        skills: Sequence[Skill] = (),
+        skills: Sequence[Skill] | None = None,
         environment: Any = "auto",
         budget: Budget | None = None,
         strategy: Strategy | None = None,
@@ -83,9 +83,9 @@ class RLM(dspy.Module):
         limits = merged_budget(budget or Budget(), max_iters=max_iters, max_llm_calls=max_llm_calls)
         self.options = Options(limits, strategy or Strategy(), max_output_chars, on_failure, on_limit, trace_steps)
         self.signature = ensure_signature(signature)
-        self._user_tools = normalized_tools(tools, skills)
+        self.child_tools, self.skills = child_tools, tuple(skills or ())
+        self._user_tools = normalized_tools(tools, self.skills)
         check_names(self.signature, self._user_tools, child_tools, helpers=self.strategy.helpers)
-        self.child_tools, self.skills = child_tools, tuple(skills)
         self.verbose = verbose
         self.sub_lm = sub_lm
         self.lms = dict(lms or {})

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import anyio
 
 from dszig_py.environments.base import CallRefused
-from dszig_py.events import BudgetChanged, Event, SubCallFinished, SubCallStarted
+from dszig_py.events import BudgetChanged, Event, SubCallFinished, SubCallStarted, nobody
 from dszig_py.previews import brief
 from dszig_py.text import truncate
 from dszig_py.trajectory import SubCall
@@ -22,19 +22,22 @@ __all__ = ["PROMPT_KEPT", "Calls", "OpenCall", "contained"]
 
 PROMPT_KEPT = 2_000  # characters of a sub-call's prompt kept in the trajectory
 MAX_REFUSED = 10_000  # in a row; what asks on is answered, but no longer written down: nothing else would bound that
+MAX_TOOLS = (
+    10_000  # calls of tools kept of a run; no budget bounds how many there are, and further ones are only counted
+)
 T = TypeVar("T")
 SETTLE_SECONDS = 6.0  # a cancelled child closes its session, which takes at most five
 
 
 class OpenCall:
     """A sub-call that is under way, as a context: it is recorded however it ends, a cancelled one too, since it may have been
-    paid for. ``done`` is what will be recorded of it.
+    paid for. ``done`` is what will be recorded of it, where it is ``kept``.
     """
 
-    __slots__ = ("_begun", "_book", "_call", "_noted")
+    __slots__ = ("_begun", "_book", "_call", "_noted", "kept")
 
-    def __init__(self, book: Calls, call: SubCall, begun: float) -> None:
-        self._book, self._call, self._begun = book, call, begun
+    def __init__(self, book: Calls, call: SubCall, begun: float, *, kept: bool) -> None:
+        self._book, self._call, self._begun, self.kept = book, call, begun, kept
         self._noted: dict[str, Any] = {}
 
     @property
@@ -47,14 +50,14 @@ class OpenCall:
         self._noted.update(what)
 
     def __enter__(self) -> Self:
-        self._book.begun(self._call)
+        self._book.begun(self)
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is not None:
             self.note(error=str(error) if isinstance(error, CallRefused) else type(error).__name__)
         self.note(seconds=time.monotonic() - self._begun)
-        self._book.ended(self.done)
+        self._book.ended(self)
 
 
 class Calls:
@@ -64,17 +67,23 @@ class Calls:
         self.run, self.ledger, self.publish = run, ledger, publish
         self.sizes: dict[str, int] = {}  # of batches under way
         self._done: list[SubCall] = []
-        self._count = self._under_way = self._refused = 0
+        self._count = self._under_way = self._refused = self._tools = self._unkept = 0
         self._idle: anyio.Event | None = None
         self._told = ledger.usage
         self._started = time.monotonic()
 
     def __bool__(self) -> bool:
         """Whether there are any to take."""
-        return bool(self._done)
+        return bool(self._done or self._unkept)
 
     def take(self) -> tuple[SubCall, ...]:
-        """The sub-calls recorded since this was last called."""
+        """The sub-calls recorded since this was last called; one line for those that were only counted."""
+        if self._unkept:
+            told = f"{self._unkept:,} more calls of tools, over the {MAX_TOOLS:,} that are kept of a run"
+            self._unkept, now = 0, time.monotonic()
+            line = SubCall(self.new_id(), "tool", told, len(told), started=now - self._started)
+            with OpenCall(self, line, now, kept=True):
+                pass
         taken, self._done = self._done, []
         return tuple(taken)
 
@@ -93,7 +102,7 @@ class Calls:
     def budget_changed(self) -> None:
         """Publish what was spent, where it is not what was last published."""
         usage = self.ledger.usage
-        if usage is not self._told:  # a ledger's usage is replaced, never changed
+        if usage is not self._told and self.publish is not nobody:  # a ledger's usage is replaced, never changed
             self._told = usage
             self.publish(BudgetChanged(self.run, self.ledger.depth, usage, self.ledger.remaining()))
 
@@ -105,22 +114,29 @@ class Calls:
         begun = time.monotonic()
         started, kept = begun - self._started, truncate(text, PROMPT_KEPT)
         call = SubCall(self.new_id(), kind, kept, len(text), started=started, batch=batch, index=index)
-        return OpenCall(self, call, begun)
+        self._tools += kind == "tool"
+        return OpenCall(self, call, begun, kept=kind != "tool" or self._tools <= MAX_TOOLS)
 
-    def begun(self, call: SubCall) -> None:
+    def begun(self, opened: OpenCall) -> None:
         """A call is under way."""
-        size = self.sizes.get(call.batch, 0)
-        self.publish(SubCallStarted(self.run, self.ledger.depth, call.id, call.kind, call.batch, size))
         self._under_way += 1
+        if opened.kept:
+            call = opened.done
+            size = self.sizes.get(call.batch, 0)
+            self.publish(SubCallStarted(self.run, self.ledger.depth, call.id, call.kind, call.batch, size))
 
-    def ended(self, call: SubCall) -> None:
+    def ended(self, opened: OpenCall) -> None:
         """A call has ended, one way or another."""
-        self._done.append(call)
+        call = opened.done
         self._under_way -= 1
-        if call.kind != "tool":
-            self._refused = self._refused + 1 if call.error and not call.usage.calls else 0
         if self._idle is not None and not self._under_way:
             self._idle.set()
+        if call.kind != "tool":
+            self._refused = self._refused + 1 if call.error and not call.usage.calls else 0
+        if not opened.kept:
+            self._unkept += 1
+            return
+        self._done.append(call)
         self.publish(SubCallFinished(self.run, self.ledger.depth, call))
         self.budget_changed()
 

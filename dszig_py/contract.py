@@ -145,7 +145,7 @@ class Contract:
 
     def extracted(self, raw: Mapping[str, Any], outbox: outputs.Outbox | None = None) -> tuple[dict[str, Any], str]:
         """The outputs that a closing reply has, and what is wrong with the first that it has not. A file is one that the
-        code wrote, by its path.
+        code wrote, by its path. Whole outputs that the caller's check does not accept are none.
         """
         found: dict[str, Any] = {}
         problem = ""
@@ -161,6 +161,8 @@ class Contract:
             except (ValueError, OSError) as error:
                 found.pop(f.name, None)
                 problem = problem or f"{f.name}: {error}"
+        if not problem and self.check is not None and (message := _ask(self.check, found)):
+            return {}, f"the check does not accept it: {message}"
         return found, problem
 
     def _unfounded(self, found: Mapping[str, Any]) -> list[str]:

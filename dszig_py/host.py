@@ -118,11 +118,12 @@ class RunHost:
             raise CallRefused(str(refusal), "ValueError") from None
 
     async def extracted(self, raw: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-        """What the closing reply gives, and what is wrong with it; files are copied off the event loop."""
+        """What the closing reply gives, and what is wrong with it; files are copied, and checks asked, off the event loop."""
         assert self.contract is not None
-        if self.outbox is None:
+        if self.outbox is not None:
+            self.outbox.reopen()
+        elif self.contract.check is None:
             return self.contract.extracted(raw)
-        self.outbox.reopen()
         return await self._in_thread(self.contract.extracted, raw, self.outbox)
 
     async def _llm_query(self, prompt: Any, lm: str | None = None, images: Any = None) -> str:

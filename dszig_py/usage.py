@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -222,14 +222,14 @@ class Ledger:
     def deadline(self) -> float | None:
         """When the tree's seconds are over, on the ledger's clock (``time.monotonic``)."""
         own = None if self.budget.max_seconds is None else self._account.started + self.budget.max_seconds
-        return _sooner(own, self._account.within and self._account.within.deadline)
+        return _least(own, self._account.within and self._account.within.deadline)
 
     @property
     def soft_deadline(self) -> float | None:
         """When work stops so that extraction still has its share of the seconds."""
         seconds = self.budget.max_seconds
         own = None if seconds is None else self._account.started + seconds - min(self.KEEP * seconds, self.KEEP_SECONDS)
-        return _sooner(own, self._account.within and self._account.within.soft_deadline)
+        return _least(own, self._account.within and self._account.within.soft_deadline)
 
     @property
     def over(self) -> str | None:
@@ -341,7 +341,23 @@ class Ledger:
             account.cost -= reservation.cost
 
     def remaining(self) -> Remaining:
-        """What is left for this run, now."""
+        """What is left for this run, now: of its tree's limits, and of those around several trees."""
+        own, within = self._remaining(), self._account.within
+        if within is None:
+            return own
+        around = within.remaining()
+        return replace(
+            own,
+            llm_calls=_least(own.llm_calls, around.llm_calls),
+            tokens=_least(own.tokens, around.tokens),
+            cost=_least(own.cost, around.cost),
+            seconds=_least(own.seconds, around.seconds),
+            tokens_share=min(own.tokens_share, around.tokens_share),
+            cost_share=min(own.cost_share, around.cost_share),
+            seconds_share=min(own.seconds_share, around.seconds_share),
+        )
+
+    def _remaining(self) -> Remaining:
         account, budget = self._account, self.budget
         with account.lock:
             calls, tokens, cost = account.calls, account.tokens, account.cost
@@ -359,6 +375,9 @@ class Ledger:
         )
 
 
-def _sooner(one: float | None, two: float | None) -> float | None:
-    """The earlier of two moments; ``None`` = never."""
-    return min((moment for moment in (one, two) if moment is not None), default=None)
+N = TypeVar("N", int, float)
+
+
+def _least(one: N | None, two: N | None) -> N | None:
+    """The lower of two limits, the earlier of two moments; ``None`` = not limited, never."""
+    return min((limit for limit in (one, two) if limit is not None), default=None)

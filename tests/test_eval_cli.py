@@ -140,6 +140,14 @@ def test_a_total_ends_it_with_its_own_exit_code(capsys):
     assert "stopped: total max_cost" in capsys.readouterr().out
 
 
+def test_a_plot_that_is_no_picture_is_refused_before_anything_runs(tmp_path, capsys, monkeypatch):
+    """Hours of an evaluation before "format txt is not supported" would be late."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", "needle", *SHORT, "--plot", "x.txt"]) == 2
+    assert "'x.txt' is no picture" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_plot_that_cannot_be_drawn_costs_no_results(tmp_path, capsys):
     """It is said and passed over."""
     assert main(["eval", "needle", *SHORT, "--plot", "x.png"]) == 0

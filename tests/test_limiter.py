@@ -16,6 +16,21 @@ from dszig_py.lm import limiter
 from dszig_py.lm.limiter import Limiter
 
 
+def test_a_number_in_the_environment_that_is_none_is_told(monkeypatch, caplog):
+    """Who set a limit by mistake must not believe it holds; importing is no place to fail for it."""
+    for text, expected in (
+        ("12", 12),
+        ("", limiter.DEFAULT),
+        ("x", limiter.DEFAULT),
+        ("0", limiter.DEFAULT),
+        ("²", limiter.DEFAULT),
+    ):
+        caplog.clear()
+        monkeypatch.setenv("DSZIG_MAX_CONCURRENCY", text)
+        assert limiter._given() == expected
+        assert bool(caplog.records) == (text in ("x", "0", "²"))
+
+
 async def _turn():
     await asyncio.sleep(0)
 

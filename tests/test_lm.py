@@ -451,7 +451,9 @@ def test_a_failing_command() -> None:
     assert "exit code 3" in str(error) and str(error).endswith("5000") and len(str(error)) < 2200
     assert not error.retryable
     assert "signal 9" in str(refused(CommandLM("kill -9 $$")))
-    assert "could not be started" in str(refused(CommandLM(["/nowhere/nothing"])))
+    assert "could not be started: no program '/nowhere/nothing' is found" in str(
+        refused(CommandLM(["/nowhere/nothing"]))
+    )
     assert "exit code 127" in str(refused(CommandLM("nowhere-nothing")))
 
 

@@ -545,6 +545,30 @@ def test_calls_that_come_to_nothing_are_not_written_down_for_ever():
     assert len(pred.trajectory.iterations[0].sub_calls) == MAX_REFUSED + 1
 
 
+def test_calls_of_tools_are_kept_up_to_a_bound_and_then_counted(monkeypatch, tmp_path):
+    """No budget bounds them: a loop over a tool would fill memory and trace. All are made; one line counts the rest, and what
+    is saved as it goes loads back equal.
+    """
+    from dszig_py import Trajectory, calls
+
+    monkeypatch.setattr(calls, "MAX_TOOLS", 5)
+    made = []
+
+    def look(n: int) -> int:
+        made.append(n)
+        return n
+
+    code = "for n in range(12):\n    look(n)"
+    trace = tmp_path / "run.jsonl"
+    pred, *_ = run(cell(code), cell(f"{code}\nSUBMIT('done')"), sub=[], tools=[look], trace=trace)
+    assert len(made) == 24
+    first, second = (iteration.sub_calls for iteration in pred.trajectory.iterations)
+    assert [call.kind for call in first] == ["tool"] * 6
+    assert first[-1].prompt == "7 more calls of tools, over the 5 that are kept of a run"
+    assert [call.prompt for call in second] == ["12 more calls of tools, over the 5 that are kept of a run"]
+    assert Trajectory.load(trace).iterations == pred.trajectory.iterations
+
+
 HEAVY = {
     "a child's set of one hash": "rlm_query('xs: set[int] -> y', xs=[n * (2**61 - 1) for n in range(3000)])",
     "a prediction's": "predict('xs: set[int] -> y', xs=[n * (2**61 - 1) for n in range(3000)])",

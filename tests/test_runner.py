@@ -122,6 +122,22 @@ def test_extraction_that_fails_leaves_none_with_the_reason():
     assert "extraction" in pred.termination.detail
 
 
+def test_the_check_has_the_last_word_on_what_extraction_gives_as_well():
+    """What a check refuses is no output, however the run ended; the reason says so."""
+    asked = []
+
+    def check(outputs):
+        asked.append(outputs)
+        return None if "book" in outputs["answer"] else "quote the book"
+
+    pred, _ = answer(cell("1"), '{"answer": "made up"}', max_iters=1, check=check)
+    assert pred.answer is None
+    assert "quote the book" in pred.termination.detail
+    assert asked == [{"answer": "made up"}]
+    pred, _ = answer(cell("1"), '{"answer": "the book"}', max_iters=1, check=check)
+    assert pred.answer == "the book"
+
+
 def test_on_limit_raise_carries_the_same_prediction():
     """LimitReached has the limit's name and the partial prediction."""
     with pytest.raises(LimitReached) as caught:

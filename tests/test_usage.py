@@ -308,6 +308,18 @@ def test_without_seconds_there_are_no_deadlines():
     assert (ledger.deadline, ledger.soft_deadline, ledger.remaining().seconds) == (None, None, None)
 
 
+def test_what_is_left_minds_the_limits_around_several_trees():
+    """A run of a corpus whose budget is nearly spent is told so, whatever its own would still allow."""
+    clock = lambda: 0.0  # noqa: E731 - the ledgers' common clock
+    around = Ledger(Budget(max_llm_calls=10, max_tokens=1_000, max_cost=1.0, max_seconds=50), clock=clock)
+    around.settle(around.reserve(inner=True), Usage(1, 600, 300, 0.95), "m")
+    run = Ledger(Budget(max_llm_calls=50, max_iters=3, max_seconds=100), within=around, clock=clock).child()
+    left = run.remaining()
+    assert (left.llm_calls, left.tokens, left.seconds, left.iters) == (9, 100, 50, 3)
+    assert left.cost == pytest.approx(0.05)
+    assert (left.tokens_share, left.cost_share, left.seconds_share) == pytest.approx((0.1, 0.05, 1.0))
+
+
 def test_depth_left_shrinks_with_each_level():
     """And never below none."""
     root = Ledger(Budget(max_depth=1))

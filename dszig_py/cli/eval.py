@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _UNITS = {"": 1, "K": 1_000, "M": 1_000_000}
+_DRAWN = (".png", ".svg", ".pdf")
 
 
 def _words(_ctx: click.Context, _param: click.Parameter, value: str) -> list[str]:
@@ -41,6 +42,14 @@ def _lengths(ctx: click.Context, param: click.Parameter, value: str) -> list[int
     return list(dict.fromkeys(lengths))
 
 
+def _drawn(ctx: click.Context, param: click.Parameter, paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Pictures, known as such before anything is paid for."""
+    for path in paths:
+        if Path(path).suffix.lower() not in _DRAWN:
+            raise click.BadParameter(f"{path!r} is no picture; write a name in {', '.join(_DRAWN)}", ctx, param)
+    return paths
+
+
 @click.command(short_help="Compare ways to answer on tasks over long contexts.")
 @click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @click.option("-m", "--model", help='LiteLLM model string, or "reader", a fake one that needs no key.')
@@ -54,7 +63,13 @@ def _lengths(ctx: click.Context, param: click.Parameter, value: str) -> list[int
 )
 @click.option("--signature", help='Of rows:PATH (default: "context: str, question: str -> answer: str").')
 @click.option("--json", "path", metavar="PATH", help="Results: rows in PATH.jsonl, resumed; the summary in PATH.json.")
-@click.option("--plot", metavar="PATH", multiple=True, help="Score and cost over length, as .png or .svg (repeatable).")
+@click.option(
+    "--plot",
+    metavar="PATH",
+    multiple=True,
+    callback=_drawn,
+    help="Score and cost over length, as .png or .svg (repeatable).",
+)
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where it runs."
 )

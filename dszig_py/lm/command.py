@@ -97,6 +97,9 @@ class CommandLM:
                 process = await asyncio.create_subprocess_exec(
                     *self._argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, start_new_session=True
                 )
+        except FileNotFoundError as error:
+            missing = error.filename or self._argv[0]
+            raise LMError(f"{self._model}: it could not be started: no program {missing!r} is found") from error
         except (OSError, ValueError) as error:
             raise LMError(f"{self._model}: it could not be started: {error}") from error
         assert process is not None

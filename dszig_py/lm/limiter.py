@@ -8,6 +8,7 @@ every other task run before it gives a free slot, which a tenth of a call's cost
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections import deque
@@ -16,6 +17,8 @@ from contextlib import suppress
 from dszig_py.errors import InputError
 
 __all__ = ["DEFAULT", "Limiter", "limit", "process"]
+
+logger = logging.getLogger("dszig_py")
 
 DEFAULT = 1_024  # calls; far above what one process of LiteLLM can drive, below the usual limit of open files
 
@@ -100,7 +103,11 @@ def _wake(future: asyncio.Future[None]) -> None:
 
 def _given() -> int:
     text = os.environ.get("DSZIG_MAX_CONCURRENCY", "")
-    return int(text) if text.isdigit() and int(text) else DEFAULT
+    if text.isdecimal() and int(text):
+        return int(text)
+    if text:  # an import is no place to raise for it
+        logger.warning("DSZIG_MAX_CONCURRENCY=%r is no number from 1 up; %d is used", text, DEFAULT)
+    return DEFAULT
 
 
 process = Limiter(_given())
