@@ -11,6 +11,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from dszig_py.render import blocks
 from dszig_py.render import console as one
 from dszig_py.text import clean
 from dszig_py.trajectory import Iteration, SubCall, Trajectory
@@ -78,13 +79,13 @@ def _iteration(done: Iteration | None) -> RenderableType:
     if done is None:
         return Text("-", style="dim")
     parts: list[RenderableType] = [
-        Text(one._spent_on(done), style="dim"),
-        *one._said(one._headline(done.action.reasoning)),
+        Text(blocks.spent_on(done), style="dim"),
+        *blocks.said(blocks.headline(done.action.reasoning)),
     ]
-    parts += one._code(done.action.code, None)
+    parts += blocks.code(done.action.code, None)
     if done.sub_calls:
         parts.append(Text(_kinds(done.sub_calls), style="cyan"))
-    return Group(*parts, one._observed(one._bounded(done.observation, one.OBSERVATION_LINES)))
+    return Group(*parts, blocks.observed(blocks.bounded(done.observation, one.OBSERVATION_LINES)))
 
 
 def _kinds(calls: tuple[SubCall, ...]) -> str:

@@ -21,6 +21,7 @@ from rich.tree import Tree
 from dszig_py import events
 from dszig_py.events import Event
 from dszig_py.lm.base import estimate_tokens
+from dszig_py.render import blocks
 from dszig_py.render import console as shown
 from dszig_py.text import clean
 from dszig_py.trajectory import Iteration, Prediction
@@ -44,7 +45,7 @@ class _Child:
 
     def line(self) -> Text:
         """What it is at, in one line."""
-        calls = f", {shown._count(len(self.flying), 'sub-call')} in flight" if self.flying else ""
+        calls = f", {blocks.count(len(self.flying), 'sub-call')} in flight" if self.flying else ""
         calls += f", {self.done:,} finished" if self.done else ""
         return Text(f"{self.doing}{calls}: {self.signature}", no_wrap=True, overflow="ellipsis")
 
@@ -96,15 +97,15 @@ class LiveView:
         """Take over an event of the root run; what of it stays on the screen."""
         match event:
             case events.RunStarted():
-                return [shown._labelled("signature", event.signature), shown._labelled("model", event.model)]
+                return [blocks.labelled("signature", event.signature), blocks.labelled("model", event.model)]
             case events.IterationStarted():
-                self._clear([shown._rule(event.index, "")], "the model is deciding")
+                self._clear([blocks.rule(event.index, "")], "the model is deciding")
                 self._attempt, self._heard, self._tail = 1, 0, ""
             case events.TokensArrived():
                 self._hear(event)
             case events.ActionChosen():
-                reasoning = shown._headline(event.action.reasoning)
-                self._clear([shown._rule(event.index, ""), *shown._said(reasoning)], "the code is running")
+                reasoning = blocks.headline(event.action.reasoning)
+                self._clear([blocks.rule(event.index, ""), *blocks.said(reasoning)], "the code is running")
                 self._code = event.action.code
             case events.IterationFinished():
                 self._clear([], "the run goes on")
@@ -123,7 +124,7 @@ class LiveView:
         """Take over an event of a child run."""
         if isinstance(event, events.RunStarted):
             asker = self._askers.get(event.parent, "")
-            self._children[event.run] = _Child(shown._line(event.signature, 60), asker)
+            self._children[event.run] = _Child(blocks.line(event.signature, 60), asker)
             return
         child = self._children.get(event.run)
         if child is None:
@@ -150,8 +151,8 @@ class LiveView:
         self._heard += len(event.text)
         self._tail = (self._tail + event.text)[-TAIL_CHARS:]
         tail = clean(self._tail).strip("\n").split("\n")[-TAIL_LINES:]
-        self._now = [shown._rule(event.index, ""), shown._indented(Text("\n".join(tail), style="dim"), 2)]
-        self._doing = f"the model is writing: about {shown._count(estimate_tokens(self._heard), 'token')}"
+        self._now = [blocks.rule(event.index, ""), blocks.indented(Text("\n".join(tail), style="dim"), 2)]
+        self._doing = f"the model is writing: about {blocks.count(estimate_tokens(self._heard), 'token')}"
 
     def _anywhere(self, event: Event) -> None:
         match event:
@@ -186,22 +187,22 @@ class LiveView:
             done = sum(self._calls.values())
             status = self._doing
             if self._calls:
-                status = f"running: {shown._count(len(self._calls) - done, 'sub-call')} in flight, {done:,} finished"
+                status = f"running: {blocks.count(len(self._calls) - done, 'sub-call')} in flight, {done:,} finished"
                 status += f", {self._failed:,} failed" if self._failed else ""
             self._spinner.update(text=Text(status))
             tree = _tree(self._spinner, self._children, max(FEWEST_CHILDREN, self.console.height // 3))
-            spent = f"spent {_clock(time.monotonic() - self._started)}, {shown._brief_usage(self._spent)}"
+            spent = f"spent {_clock(time.monotonic() - self._started)}, {blocks.brief_usage(self._spent)}"
             below = [Text(line, style="dim") for line in (spent, self._still()) if line]
-            return Group(*self._now, *shown._code(self._code, self._room()), tree, *below)
+            return Group(*self._now, *blocks.code(self._code, self._room()), tree, *below)
 
     def _still(self) -> str:
         """What the budget allows from here on; nothing before it was first told."""
         left = self._left
         if left is None:
             return ""
-        told = [] if left.iters is None else [shown._count(left.iters, "iteration")]
-        told += [] if left.llm_calls is None else [shown._count(left.llm_calls, "sub-call")]
-        told += [] if left.tokens is None else [shown._count(left.tokens, "token")]
+        told = [] if left.iters is None else [blocks.count(left.iters, "iteration")]
+        told += [] if left.llm_calls is None else [blocks.count(left.llm_calls, "sub-call")]
+        told += [] if left.tokens is None else [blocks.count(left.tokens, "token")]
         told += [] if left.cost is None else [f"${left.cost:.4f}"]
         if left.seconds is not None:
             told.append(_clock(max(0.0, left.seconds - (time.monotonic() - self._left_at))))
@@ -215,10 +216,10 @@ class LiveView:
 
 def _finished(iteration: Iteration) -> Iterable[RenderableType]:
     """One iteration as it stays in the terminal: bounded, because a run may have many."""
-    yield shown._rule(iteration.index, shown._spent_on(iteration))
-    yield from shown._said(shown._headline(iteration.action.reasoning))
-    yield from shown._code(iteration.action.code, shown.CODE_LINES)
-    yield shown._observed(shown._bounded(iteration.observation, shown.OBSERVATION_LINES))
+    yield blocks.rule(iteration.index, blocks.spent_on(iteration))
+    yield from blocks.said(blocks.headline(iteration.action.reasoning))
+    yield from blocks.code(iteration.action.code, shown.CODE_LINES)
+    yield blocks.observed(blocks.bounded(iteration.observation, shown.OBSERVATION_LINES))
 
 
 def _tree(root: RenderableType, children: Mapping[str, _Child], most: int) -> Tree:
@@ -228,7 +229,7 @@ def _tree(root: RenderableType, children: Mapping[str, _Child], most: int) -> Tr
     for run, child in list(children.items())[:most]:
         nodes[run] = nodes.get(child.above, tree).add(child.line())
     if len(children) > most:
-        tree.add(Text(f"and {shown._count(len(children) - most, 'more child run')}", style="dim"))
+        tree.add(Text(f"and {blocks.count(len(children) - most, 'more child run')}", style="dim"))
     return tree
 
 
