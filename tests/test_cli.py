@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -339,12 +338,11 @@ def test_doctor_where_no_code_can_be_run(monkeypatch: pytest.MonkeyPatch, capsys
     assert "no boundary here" in capsys.readouterr().out
 
 
-def test_demo_answers_from_pythons_reference_in_seconds(tmp_path: Path) -> None:
+def test_demo_answers_from_pythons_reference(tmp_path: Path) -> None:
+    """Without a key or a network."""
     pytest.importorskip("dszig_py.lm.offline")
-    started = time.monotonic()
     done = dszig(["demo"])
     assert done.returncode == 0, done.stderr.decode()
-    assert time.monotonic() - started < 10
     assert b"context manager" in done.stdout
     assert b"no model" in done.stderr and str(saved_runs(tmp_path)[0]).encode() in done.stderr
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import struct
-import time
 import typing
 import zlib
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from dszig_py.render.markup import bounded, ends, highlight, seconds
 from dszig_py.render.timeline import lay_out, peak
 from dszig_py.trajectory import Action, Extraction, Input, Iteration, SubCall, Termination, Trajectory
 from dszig_py.usage import Usage
+from tests.costs import calls_of
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[31m\x00\u202e\x9b\ud800]]></style></title>-->"
 TAGS = set(
@@ -214,12 +214,11 @@ def test_every_text_of_a_run_is_shown():
 
 
 def test_five_thousand_sub_calls_make_a_small_page():
-    """At most 5 MB in a few seconds, also where prompts and replies are what escapes and encodes worst."""
+    """At most 5 MB, also where prompts and replies are what escapes worst; the work grows as the number does."""
+    assert calls_of(lambda: page(many(2_000))) < 2.2 * calls_of(lambda: page(many(1_000)))
     for reply in ("plain words " * 400, "\"'<&>" * 800, "漢字仮名" * 1_000):
         run = many(prompt=reply[:2_000], reply=reply)
-        started = time.perf_counter()
         document = page(run)
-        assert time.perf_counter() - started < 5
         assert len(document.encode()) <= 5_000_000
         parsed = assert_sound(document)
         assert "at most 64 at once" in parsed.text
@@ -315,9 +314,8 @@ def test_python_is_coloured_and_text_that_is_none_is_kept():
     assert re.sub(r"<[^>]*>", "", shown) == escape(code)
     assert '<span class="dz-k">def</span>' in shown and '<span class="dz-c"># why</span>' in shown
     assert '<span class="dz-f">llm_query</span>' in shown
-    started = time.perf_counter()
-    highlight("'" * 100_000 + '"""' * 100_000 + "\\" * 100_000)
-    assert time.perf_counter() - started < 2
+    quotes = "'" * 100_000 + '"""' * 100_000 + "\\" * 100_000  # what a careless pattern tries in every way there is
+    assert re.sub(r"<[^>]*>", "", highlight(quotes)) == escape(quotes)
 
 
 def test_texts_are_bounded_and_numbers_have_units():
@@ -438,13 +436,11 @@ def test_a_bar_leads_to_its_iteration_unfolded(tmp_path):
 
 
 @browser
-def test_thousands_of_sub_calls_open_fast(tmp_path):
-    """Loaded, laid out and dumped by a cold browser within 20 seconds."""
+def test_thousands_of_sub_calls_open(tmp_path):
+    """Loaded, laid out and dumped by a cold browser that is given no longer than other pages take."""
     file = tmp_path / "many.html"
     file.write_text(page(many()), encoding="utf-8")
-    started = time.perf_counter()
     dumped = chromium("--dump-dom", file.as_uri(), timeout=20)
-    assert time.perf_counter() - started < 20
     assert dumped.count("<li>") >= 5_000
 
 
