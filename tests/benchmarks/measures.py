@@ -277,6 +277,20 @@ def fan_out(bench):
             bench.compare(case, "fan", [count], rounds=1, only=SLOW)
 
 
+def rate(bench):
+    """Calls a second of one process, 64 in flight, from a server that answers at once: what the transports allow."""
+    for name, calls in (("bare LiteLLM", 640), ("bare direct", 6_400)):
+        bench.compare(
+            "calls a second, 64 in flight",
+            "rate",
+            [calls, 64],
+            rounds=bench.rounds(4, 2),
+            only=[name],
+            unit="a second",
+            value=lambda answer, calls=calls: calls / answer["wall"],
+        )
+
+
 def many(bench):
     """Runs at once in one process, five iterations of 200 ms each: ideally 1 s."""
     for count in (1, 32) if bench.quick else (1, 32, 128, 512):
@@ -354,4 +368,4 @@ def tracing(bench):
     )
 
 
-CASES = (imports, opening, runs, inputs, questions, fan_out, many, memory, recursion, growth, tracing)
+CASES = (imports, opening, runs, inputs, questions, fan_out, rate, many, memory, recursion, growth, tracing)

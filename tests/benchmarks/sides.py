@@ -138,6 +138,13 @@ class Bare:
     async def many(self, runs, count, latency):
         await asyncio.gather(*(self.run(f"turns{count}", latency) for _ in range(runs)))
 
+    async def rate(self, calls, at_once):
+        async def one():
+            for _ in range(calls // at_once):
+                await self.ask("ours.sub.0", [{"role": "user", "content": "q"}])
+
+        await asyncio.gather(*(one() for _ in range(at_once)))
+
 
 class Threaded:
     """A peer whose runs are blocking calls: many at once are threads."""
@@ -302,7 +309,7 @@ async def main():
         {
             "has": [
                 name
-                for name in ("turns", "grow", "find", "fan", "many", "tree", "questions")
+                for name in ("turns", "grow", "find", "fan", "many", "tree", "questions", "rate")
                 if getattr(side, name, None)
             ]
         }

@@ -66,12 +66,13 @@ SUMMARY = {
     "100 MB input": "a run over 100 MB",
     "50 on 200 MB": "50 runs over one text of 200 MB",
     "1000 sub-calls of 100 ms": "1,000 sub-calls of 100 ms",
+    "calls a second, 64 in flight": "calls a second of one process, 64 in flight",
     "128 runs of 5 x 200 ms": "128 runs at once, 5 calls of 200 ms each",
     "prompts of 20 iterations, all": "all prompts of a run of 20",
 }
 SIDES = {
     "dszig_py": ("ours", "dszig_py"),
-    "`direct:`": ("ours, direct",),
+    "`direct:`": ("ours, direct", "bare direct"),
     "LiteLLM alone": ("bare LiteLLM", "LiteLLM"),
     "dspy.RLM": ("dspy.RLM", "dspy"),
     "alexzhang13/rlm": ("alexzhang13/rlm",),
