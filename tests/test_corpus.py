@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import os
 import subprocess
@@ -15,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_server import Answer, ScriptedServer
 
-from dszig_py import RLM, Budget, InputError, LMError
-from dszig_py.corpus import Mapped, _InOrder
+from dszig_py import RLM, Budget, File, Folder, InputError, LMError, Text
+from dszig_py.corpus import Mapped, _work
 from dszig_py.corpus._results import key_of
+from dszig_py.corpus._work import _InOrder
 from dszig_py.lm import ScriptedLM
 from dszig_py.trajectory import Termination
 from dszig_py.usage import Exhausted, Ledger, Usage
@@ -201,6 +203,262 @@ def test_leaving_early_stops_the_runs():
         next(results)
     assert len(lm.requests) < 1_000
     assert results._task.wait(0), "the runs under way have been cleaned up"
+
+
+def waiting(begun, goes_on):
+    """A model that answers the first element, and of every other one only once ``goes_on`` is set."""
+
+    async def reply(prompt):
+        if "'0'" not in prompt:
+            begun.append(prompt)
+            while not goes_on.is_set():
+                await asyncio.sleep(0.001)
+        return SUBMIT
+
+    return RLM("text: str -> answer: int", lm=reply, environment="inprocess")
+
+
+@pytest.mark.parametrize("how", ["for", "async for"])
+def test_a_loop_that_is_broken_out_of_stops_the_runs(how):
+    """Without a ``with``: nobody has the results any more, so nobody pays for the rest of them."""
+    begun, goes_on = [], threading.Event()
+    rlm = waiting(begun, goes_on)
+    seen = []
+
+    def work_of(results):
+        seen.append(results._work)
+        return results
+
+    async def broken_out_of():
+        async for _ in work_of(rlm.map(texts(1_000), max_concurrency=2)):
+            break
+        while not seen[0].over:
+            await asyncio.sleep(0.001)
+
+    if how == "for":
+        for _ in work_of(rlm.map(texts(1_000), max_concurrency=2)):
+            break
+        while not seen[0].over:
+            threading.Event().wait(0.001)
+    else:
+        asyncio.run(asyncio.wait_for(broken_out_of(), 20))
+    goes_on.set()
+    assert len(begun) <= 3
+
+
+def test_ctrl_c_while_a_result_is_waited_for_stops_the_runs():
+    """As any call's: a notebook keeps the traceback, and with it the results."""
+    rlm, lm = doubler()
+    results = rlm.map(texts(1_000), max_concurrency=2)
+
+    class Interrupted:
+        def get(self):
+            raise KeyboardInterrupt
+
+        def put(self, item):
+            pass
+
+    results._results = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert results._task.wait(0)
+    assert len(lm.requests) < 1_000
+
+
+def test_nothing_is_run_after_close(tmp_path):
+    """Nor asked, nor written; also where nothing had been begun, and on an event loop."""
+    rlm, lm = doubler()
+    with rlm.map(texts(3), path=tmp_path / "r.jsonl") as results:
+        pass
+    assert list(results) == []
+
+    async def go():
+        async with rlm.map(texts(1_000), max_concurrency=2) as results:
+            async for _ in results:
+                break
+        asked = len(lm.requests)
+        rest = [r async for r in results]
+        assert len(lm.requests) == asked
+        return rest
+
+    assert len(asyncio.run(go())) < 900
+    assert rlm.map(texts(1), path=tmp_path / "r.jsonl") is not None, "let go of with its last owner"
+    assert len(list(rlm.map(texts(1), path=tmp_path / "r.jsonl"))) == 1
+
+
+def test_several_threads_take_each_result_once():
+    """Eight that begin together: one set of runs, no result twice, none lost."""
+    for _ in range(5):
+        rlm, lm = doubler()
+        results, together, found = rlm.map(texts(60)), threading.Barrier(8), []
+
+        def take(results=results, together=together, found=found):
+            together.wait(20)
+            found.extend(r.index for r in results)
+
+        threads = [threading.Thread(target=take) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert sorted(found) == list(range(60))
+        assert len(lm.requests) == 60
+
+
+def test_a_loop_that_is_entered_again_goes_on():
+    """``async for`` as ``for`` does: results of a later loop are those that an earlier one has not taken."""
+    rlm, _ = doubler()
+
+    async def go():
+        results = rlm.map(texts(30), max_concurrency=2)
+        async for first in results:
+            break
+        with pytest.raises(RuntimeError, match="on an event loop"):
+            next(results)
+        return [first.index, *[r.index async for r in results]]
+
+    assert sorted(asyncio.run(go())) == list(range(30))
+
+
+@pytest.mark.parametrize("element", [None, "a", [], {1: "a"}], ids=repr)
+def test_an_element_that_is_no_inputs_by_name_is_told_with_its_place(element):
+    """``None`` too, which is not the end."""
+    rlm, _ = doubler()
+    with pytest.raises(InputError, match="element 1 "):
+        list(rlm.map([{"text": "1"}, element, {"text": "2"}], max_concurrency=1))
+    with pytest.raises(InputError, match="element 1: .*missing: text"):
+        list(rlm.map([{"text": "1"}, {}], max_concurrency=1))
+
+
+@pytest.mark.parametrize(
+    "kind", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, StopAsyncIteration]
+)
+def test_whatever_the_iterator_raises_reaches_whoever_takes_results(kind):
+    """As it is; and the event loop of all runs goes on."""
+
+    class Inputs:
+        def __init__(self):
+            self.left = iter(texts(2))
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            for element in self.left:
+                return element
+            raise kind("from the iterator")
+
+    rlm, _ = doubler()
+    with pytest.raises(kind, match="from the iterator"):
+        list(rlm.map(Inputs()))
+    assert rlm(text="4").answer == 8
+
+
+def test_a_generator_is_asked_in_one_thread_only():
+    """What belongs to a thread, as an SQLite connection does, may be made in it; and the caller's context is there."""
+    threads, seen = set(), contextvars.ContextVar("seen", default=0)
+    seen.set(7)
+
+    def rows():
+        for n in range(200):
+            threads.add((threading.get_ident(), seen.get()))
+            yield {"text": str(n)}
+
+    rlm, _ = doubler()
+    assert len(list(rlm.map(rows(), max_concurrency=16))) == 200
+    assert [value for _, value in threads] == [7]
+
+
+def test_a_generator_that_never_goes_on_does_not_hold_up_leaving(tmp_path):
+    """Nor does it keep the results' file."""
+    goes_on = threading.Event()
+
+    def stuck():
+        yield {"text": "1"}
+        goes_on.wait(60)
+
+    rlm, _ = doubler()
+    path = tmp_path / "r.jsonl"
+    try:
+        with rlm.map(stuck(), path=path) as results:
+            next(results)
+        assert results._task.wait(0)
+        assert [r.prediction for r in rlm.map(texts(2)[1:], path=path)] == [None]
+    finally:
+        goes_on.set()
+
+
+def test_results_that_nobody_takes_hold_up_further_runs(monkeypatch):
+    """So that inputs without an end need no memory without one; with each that is taken another run is begun."""
+    monkeypatch.setattr(_work, "AHEAD", 10)
+    begun, enough = [], threading.Event()
+
+    def endless():
+        while True:
+            begun.append(0)
+            if len(begun) >= 12:
+                enough.set()
+            yield {"text": "1"}
+
+    rlm, _ = doubler()
+    with rlm.map(endless(), max_concurrency=2) as results:
+        next(results)
+        assert enough.wait(20)
+        for taken in range(1, 40):
+            next(results)
+            assert len(begun) <= taken + 1 + 10 + 2
+        assert len(begun) >= 40
+
+
+def test_an_input_of_a_set_has_the_same_key_in_every_process():
+    """The order of its members is another one in each; a list that looks like what is made of one keeps its order."""
+    program = "from dszig_py.corpus._results import key_of; print(key_of({'a': [{'x', 'y', 'z', 'w'}], 'b': frozenset('abcd')}))"
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in "1234"
+    }
+    assert len(keys) == 1
+    assert key_of({"a": ["set", ["x", "y"]], "b": {1}}) != key_of({"a": ["set", ["y", "x"]], "b": {1}})
+
+
+@pytest.mark.parametrize("kind", ["path", "File", "Folder", "Text"])
+def test_a_file_that_was_changed_is_an_element_that_was_changed(kind, tmp_path):
+    """Known by its path alone, an answer about what it held before would be given again."""
+    place = tmp_path / "in" / "a.txt"
+    place.parent.mkdir()
+    place.write_text("one")
+    value = {"path": str(place), "File": File(place), "Folder": Folder(place.parent), "Text": Text(File(place))}[kind]
+    type_of = {"path": "File"}.get(kind, kind)
+    rlm = RLM(f"it: {type_of} -> answer: int", lm=lambda p: "```python\nSUBMIT(answer=1)\n```", environment="inprocess")
+
+    def from_the_file():
+        return [r.prediction is None for r in rlm.map([{"it": value}], path=tmp_path / "r.jsonl")]
+
+    assert from_the_file() == [False]
+    assert from_the_file() == [True]
+    place.write_text("another")
+    assert from_the_file() == [False]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("max_concurrency", "8"),
+        ("max_concurrency", 2.5),
+        ("workers", 0),
+        ("path", 5),
+        ("path", "/"),
+        ("path", "/dev/null"),
+    ],
+)
+def test_an_option_of_map_that_is_wrong_is_told_at_once(option, value):
+    """As :class:`InputError`, by its name, before anything runs."""
+    rlm, lm = doubler()
+    with pytest.raises(InputError, match=option if option != "path" else "path takes|cannot be kept in /"):
+        rlm.map(texts(1), **{option: value})
+    assert not lm.requests
 
 
 def test_what_cannot_be_gone_on_with_is_refused(tmp_path):

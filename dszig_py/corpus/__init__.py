@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self, cast
-
-import anyio
-import anyio.to_thread
+import threading
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 from dszig_py import portal
-from dszig_py.corpus._engines import Element, Engine, Here, OnRay
-from dszig_py.corpus._results import Log, Mapped, key_of
+from dszig_py.corpus._engines import Engine, Here, OnRay
+from dszig_py.corpus._inputs import Inputs, Raised
+from dszig_py.corpus._results import Log, Mapped
+from dszig_py.corpus._work import END, Kept, Work
 from dszig_py.errors import InputError
 from dszig_py.lm.journals import Journals
 from dszig_py.usage import Budget
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Corpus", "Mapped"]
 
-_END = object()
-
 
 class Corpus:
     """Results of ``rlm.map(...)`` as they end: an iterator, sync or async; leaving it stops the runs under way.
+
+    It is left by its ``with`` or ``async with``, by ``close()`` or ``aclose()``, by Ctrl-C while it is waited for, and where
+    nobody has it any more. Several threads (or several tasks) may take from one; each result goes to one of them.
 
     ``ordered``: in the order of the inputs, each held back until those before it are there. ``budget``: of all runs together
     (``max_llm_calls``, ``max_tokens``, ``max_cost``, ``max_seconds``, as far as they are given); a run's own is the RLM's.
@@ -41,7 +42,9 @@ class Corpus:
     goes on from where it was where ``path`` is on a file system of both. Before a run begins there, its own limit of each
     kind that ``budget`` has is put aside, so that all together never pass it.
 
-    Inputs are taken as they are needed, so that they may be endless and need not fit into memory.
+    Inputs are taken as they are needed, so that they may be endless and need not fit into memory: a thousand results may wait
+    to be taken, and until then no further run is begun. What is no list is asked for its elements in a thread of its own.
+    A ``File`` or a ``Folder`` in an element counts as changed with its path, its size or its time.
     """
 
     def __init__(
@@ -57,123 +60,95 @@ class Corpus:
         engine: str = "local",
         workers: int | None = None,
     ) -> None:
-        if max_concurrency < 1:
-            raise InputError("max_concurrency must be at least 1")
-        self._rlm, self._inputs = rlm, enumerate(inputs)
-        self._width, self._ordered = max_concurrency, ordered
-        self._at_hand = isinstance(inputs, (list, tuple))
-        self._total = len(cast("list[Any]", inputs)) if hasattr(inputs, "__len__") else None
+        _check_counts(max_concurrency=max_concurrency, workers=1 if workers is None else workers)
+        elements = Inputs(inputs)
         plan = rlm.plan()  # raises for whatever cannot be run at all
         calls = (budget or plan.budget).max_concurrency
-        self._log, self._journals = Log(path, str(rlm.signature)), Journals(None)
+        kept = _kept(path, str(rlm.signature))
         try:
-            self._journals = Journals.beside(path)
-            self._engine = _engine(engine, rlm, _as_given(budget), calls, self._journals, max_concurrency, workers)
+            runs = _engine(engine, rlm, _as_given(budget), calls, kept.journals, max_concurrency, workers)
         except BaseException:
-            self._end()
+            kept.close()
             raise
-        self._progress = progress
-        self.stopped = ""
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._task: Any = None
+        self._work = Work(rlm.signature, elements, runs, kept, max_concurrency, ordered, progress)
+        self._lock = threading.Lock()
+        self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._task: portal._Task[None] | None = None
+        self._arrived: asyncio.Queue[Any] = asyncio.Queue()  # the same on the caller's own event loop
+        self._here: asyncio.Task[None] | None = None
 
-    async def _run(self, tell: Callable[[Any], None]) -> None:
-        """All elements, each told as it ends (or in order), then the end."""
-        self._taking = anyio.Lock()
-        line = _InOrder(tell) if self._ordered else tell
-        bar = _bar(self._total) if self._progress else None
-        try:
-            async with self._engine, anyio.create_task_group() as group:
-                for _ in range(self._width):
-                    group.start_soon(self._work, line, bar, group.cancel_scope)
-            if isinstance(line, _InOrder):
-                line.rest()
-        finally:
-            self._end()
-            if bar is not None:
-                bar.close()
+    @property
+    def stopped(self) -> str:
+        """Why elements were not run: the limit of ``budget``, or what was raised; nothing where all of them were."""
+        return self._work.stopped
 
-    async def _work(self, tell: Callable[[Any], None], bar: Any, group: anyio.CancelScope) -> None:
-        while not self.stopped:
-            try:
-                index, inputs = await self._taken()
-                if index is None or inputs is None:
-                    return
-                mapped = await self._one(index, inputs)
-            except Exception as error:  # the iterator's own, or an input that does not fit: whoever iterates gets it
-                self.stopped = f"{type(error).__name__}: {error}"
-                tell(error)
-                group.cancel()
-                return
-            if mapped is None:
-                return
-            tell(mapped)
-            if bar is not None:
-                bar.update()
-
-    async def _taken(self) -> tuple[int | None, Mapping[str, Any] | None]:
-        """The next element, or nothing. What is no list may take its time to make one: that is done in a thread."""
-        if self._at_hand:
-            return next(self._inputs, (None, None))
-        async with self._taking:  # a generator cannot be asked from two threads
-            return await anyio.to_thread.run_sync(next, self._inputs, (None, None))
-
-    async def _one(self, index: int, inputs: Mapping[str, Any]) -> Mapped | None:
-        """What came of one element, now or an earlier time; ``None`` where the budget is over."""
-        if not isinstance(cast(object, inputs), Mapping):
-            kind = type(cast(object, inputs)).__name__
-            raise InputError(f"element {index} is a {kind}, not a dict of inputs by name")
-        # In a thread for large inputs, and only where it is used: between threads an event loop under load waits.
-        key = await anyio.to_thread.run_sync(key_of, inputs) if self._log.kept else ""
-        element = Element(index, key, inputs)
-        if (known := self._log.known(index, element.key, self._rlm)) is not None:
-            self._journals.drop(element.name)  # the process may have been killed between the two
-            return known
-        if over := await self._engine.over():
-            self.stopped = over
-            return None
-        mapped = await self._engine.run(element)
-        if self._log.kept:
-            await anyio.to_thread.run_sync(self._log.add, element.key, mapped)
-        if not mapped.failed:  # what a provider failed at goes on from there when it is tried again
-            self._journals.drop(element.name)
-        return mapped
-
-    def _end(self) -> None:
-        self._log.close()
-        self._journals.close()
-
-    def __iter__(self) -> Iterator[Mapped]:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Mapped:
-        if self._task is None:
-            self._task = portal.start(self._to_end, self._queue.put)
-        item = self._queue.get()
-        if item is _END:
-            self._queue.put(_END)
-            self._task.result()
-        return self._given(item, StopIteration)
-
-    async def _to_end(self, put: Callable[[Any], None]) -> None:
+        task = self._begun()
         try:
-            await self._run(put)
-        finally:
-            put(_END)
+            item = self._results.get()
+        except BaseException:
+            # Ctrl-C: a notebook keeps its traceback and with it this object, so the runs would go on.
+            self.close()
+            raise
+        if item is END:
+            self._results.put(END)
+            task.result()  # raises what ended them, if anything did
+            raise StopIteration
+        return self._given(item)
 
-    def _given(self, item: Any, end: type[Exception]) -> Mapped:
-        if item is _END:
-            raise end
-        if isinstance(item, Exception):
-            raise item
+    def _begun(self) -> portal._Task[None]:
+        with self._lock:
+            if self._here is not None:
+                raise RuntimeError("these results are being taken on an event loop; go on there, with async for")
+            if self._task is None:
+                self._task = portal.start(self._work.to_end, self._results.put)
+            return self._task
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Mapped:
+        here = self._begun_here()
+        item = await self._arrived.get()
+        if item is END:
+            self._arrived.put_nowait(END)
+            await asyncio.wait([here])
+            if not here.cancelled():
+                here.result()
+            raise StopAsyncIteration
+        return self._given(item)
+
+    def _begun_here(self) -> asyncio.Task[None]:
+        with self._lock:
+            if self._task is not None:
+                raise RuntimeError("these results are being taken by a thread; go on there, with for")
+            if self._here is None:
+                self._here = asyncio.create_task(self._work.to_end(self._arrived.put_nowait))
+            return self._here
+
+    def _given(self, item: Mapped | Raised) -> Mapped:
+        with self._lock:
+            self._work.took()
+        if isinstance(item, Raised):
+            raise item.error
         return item
 
     def close(self) -> None:
         """Stop the runs under way, and wait for their clean-up. What has ended is in the file."""
+        self._work.leave()
         if self._task is not None:
-            self._task.cancel()
             self._task.wait(10)
-        self._end()
+
+    async def aclose(self) -> None:
+        """The same on the event loop that takes the results."""
+        self._work.leave()
+        if self._here is not None:
+            await asyncio.wait([self._here])
+        elif self._task is not None:
+            await asyncio.to_thread(self._task.wait, 10)
 
     def __enter__(self) -> Self:
         return self
@@ -181,60 +156,30 @@ class Corpus:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __aiter__(self) -> AsyncIterator[Mapped]:
-        return _Async(self)
-
-
-class _Async:
-    """The same on the caller's own event loop."""
-
-    def __init__(self, corpus: Corpus) -> None:
-        self._corpus = corpus
-        self._items: asyncio.Queue[Any] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
-
-    def __aiter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Mapped:
-        if self._task is None:
-            self._task = asyncio.create_task(self._corpus._to_end(self._items.put_nowait))
-        item = await self._items.get()
-        if item is _END:
-            self._items.put_nowait(_END)
-            await self._task
-        return self._corpus._given(item, StopAsyncIteration)
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
     def __del__(self) -> None:
-        if self._task is not None and not self._task.done() and not self._task.get_loop().is_closed():
-            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+        if work := getattr(self, "_work", None):  # it has none where it could not be made
+            work.leave()
 
 
-class _InOrder:
-    """Holds results back until those before them have been told."""
-
-    def __init__(self, tell: Callable[[Any], None]) -> None:
-        self._tell, self._next, self._held = tell, 0, dict[int, Mapped]()
-
-    def __call__(self, item: Any) -> None:
-        if not isinstance(item, Mapped):
-            self._tell(item)
-            return
-        self._held[item.index] = item
-        while self._next in self._held:
-            self._tell(self._held.pop(self._next))
-            self._next += 1
-
-    def rest(self) -> None:
-        """Tell those that are held back for one that the budget left out."""
-        for index in sorted(self._held):
-            self._tell(self._held.pop(index))
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if type(value) is not int or value < 1:
+            raise InputError(f"{name} must be at least 1, a whole number, not {value!r:.80}")
 
 
-def _bar(total: int | None) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, unit="run")
+def _kept(path: str | os.PathLike[str] | None, signature: str) -> Kept:
+    log = Log(path, signature)
+    try:
+        return Kept(log, Journals.beside(path))
+    except BaseException:
+        log.close()
+        raise
 
 
 def _as_given(budget: Budget | None) -> Budget:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from dszig_py import files
 from dszig_py.environments._worker import codec
 from dszig_py.errors import InputError
+from dszig_py.signature import Signature
 from dszig_py.trajectory import Prediction, Termination
 from dszig_py.usage import Usage
 from dszig_py.validation import coerce
-
-if TYPE_CHECKING:
-    from dszig_py.rlm import RLM
 
 __all__ = ["SCHEMA", "Log", "Mapped", "key_of"]
 
@@ -53,15 +53,20 @@ class Log:
         self._fd: int | None = None
         if path is None:
             return
+        if not isinstance(cast(object, path), (str, os.PathLike)):
+            raise InputError(f"path takes a file's path, not {type(path).__name__}")
         place = Path(path).expanduser()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(place, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(place, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._read(place, signature)
         except BlockingIOError:
             self.close()
-            raise InputError(f"{place}: another process is writing to it") from None
+            raise InputError(f"{place}: another process is writing to it, or another map of this one") from None
+        except OSError as error:
+            self.close()
+            raise InputError(f"results cannot be kept in {place}: {error.strerror or error}") from error
         except BaseException:
             self.close()
             raise
@@ -91,13 +96,13 @@ class Log:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} cannot be gone on with: {error}; give another path, or remove it") from None
 
-    def known(self, index: int, key: str, rlm: RLM) -> Mapped | None:
+    def known(self, index: int, key: str, signature: Signature) -> Mapped | None:
         """The result of an earlier time, its outputs typed again."""
         row = self._rows.get((index, key))
         if row is None:
             return None
         given = codec.decode(row["outputs"], records=codec.plain_record)
-        types = {f.name: f.type for f in rlm.signature.outputs}
+        types = {f.name: f.type for f in signature.outputs}
         outputs = {n: value if value is None else coerce(types[n], value) for n, value in given.items()}
         usage = Usage(**row["usage"])
         mapped = Mapped(index, outputs, Termination(*row["termination"]), usage, row["error"])
@@ -130,14 +135,69 @@ class Log:
             os.close(fd)
 
 
-def key_of(inputs: Mapping[str, Any]) -> str:
-    """What inputs are known by: a digest of their values, so that an element that was changed is run again."""
+def key_of(inputs: Mapping[str, Any], signature: Signature | None = None) -> str:
+    """What inputs are known by: a digest of their values, so that an element that was changed is run again.
+
+    Of files and folders, which ``signature`` says, their paths, sizes and times: they may be larger than can be read.
+    """
     digest = hashlib.sha256()
+    types = {} if signature is None else {f.name: f.type for f in signature.inputs}
     for name in sorted(inputs):
         value = inputs[name]
-        text = value if isinstance(value, str) else codec.dumps(codec.encode(value)).decode("ascii")
+        text = value if isinstance(value, str) else _as_text(value)
         data = text.encode("utf-8", "surrogatepass")
         # With its length: else what moves from the end of one value to the next input's would not show.
-        digest.update(f"{name}:{type(value).__name__}:{len(data)}:".encode())
+        digest.update(f"{name}:{type(value).__name__}:{len(data)}:".encode("utf-8", "surrogatepass"))
         digest.update(data)
+        if path := _place(value, types.get(name)):
+            digest.update(_state(path).encode())
     return digest.hexdigest()[:32]
+
+
+def _as_text(value: Any) -> str:
+    encoded = codec.encode(value)
+    text = codec.dumps(encoded).decode("ascii")
+    # The order of a set is another one in each process, and this is to be known in the next one.
+    return codec.dumps(_settled(encoded)).decode("ascii") if 'set",[' in text else text
+
+
+def _settled(encoded: Any) -> Any:
+    """What the codec made of a value, the members of sets in an order of their own."""
+    if isinstance(encoded, list):
+        return [_settled(item) for item in cast("list[Any]", encoded)]
+    if not isinstance(encoded, dict):
+        return encoded
+    settled = {name: _settled(item) for name, item in cast("dict[str, Any]", encoded).items()}
+    tagged: Any = settled.get(codec.TAG)
+    if tagged and tagged[0] in ("set", "frozenset"):
+        settled[codec.TAG] = [tagged[0], sorted(tagged[1], key=codec.dumps)]
+    return settled
+
+
+def _place(value: Any, tp: Any) -> str:
+    """The path of an input that is a file or a folder, else nothing."""
+    if isinstance(value, files.Text):
+        value = value.content
+    elif isinstance(value, str):
+        return value if files.wanted(tp) in (files.File, files.Folder, Path) else ""
+    if isinstance(value, (files.File, files.Folder)):
+        return os.fspath(value.path)
+    return os.fspath(value) if isinstance(value, Path) else ""
+
+
+def _state(path: str) -> str:
+    """What a file, or all that a folder holds, shows of having been changed."""
+    found = [_shown(path)]
+    for folder, inner, names in os.walk(path):
+        inner.sort()
+        found += [f"{name}:{_shown(os.path.join(folder, name))}" for name in sorted(names)]
+    return "|".join(found)
+
+
+def _shown(path: str) -> str:
+    try:
+        about = os.lstat(path)
+    except (OSError, ValueError):
+        return "none"
+    # The time of a folder itself is that of anybody's lock file in it.
+    return "folder" if stat.S_ISDIR(about.st_mode) else f"{about.st_size},{about.st_mtime_ns}"
