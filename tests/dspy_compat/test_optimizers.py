@@ -119,6 +119,7 @@ def gepa(program):
 
 
 def simba(program):
+    pytest.importorskip("numpy", reason="SIMBA needs NumPy, which is not installed")
     return dspy.SIMBA(metric=metric, bsize=4, num_candidates=2, max_steps=2, max_demos=2, num_threads=4).compile(
         program, trainset=TRAIN
     )
@@ -211,12 +212,14 @@ def test_fine_tuning_gets_the_steps_of_the_runs_that_passed():
 
 def test_nearest_examples_become_demos_of_each_call():
     """KNNFewShot bootstraps the nearest examples in each call; the program it is given keeps its own prompts."""
+    pytest.importorskip("numpy", reason="KNNFewShot needs NumPy, which is not installed")
+    nearest = dspy.Embedder(letters, caching=False)  # dspy's cache on disk is of all that ran here before
     with dspy.context(lm=scripted.lm(solver)):
         original = RLM(SIGNATURE)
         easy = [example(n, hard=False) for n in range(4)]
-        tuned = dspy.KNNFewShot(
-            k=2, trainset=easy, vectorizer=dspy.Embedder(letters), metric=metric, max_labeled_demos=0
-        ).compile(original)
+        tuned = dspy.KNNFewShot(k=2, trainset=easy, vectorizer=nearest, metric=metric, max_labeled_demos=0).compile(
+            original
+        )
         state = original.dump_state()
         assert score(tuned) == 100
         assert original.dump_state() == state
