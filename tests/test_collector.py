@@ -169,16 +169,111 @@ def test_a_fork_has_no_runs_and_nothing_frozen():
     assert not gc.get_freeze_count()
 
 
+def test_what_the_caller_freezes_meanwhile_stays_frozen():
+    """A server that freezes before it forks may do so while runs are under way."""
+    runs = Runs()
+    enter(runs, MANY)
+    try:
+        kept = [[] for _ in range(10_000)]
+        gc.freeze()
+        leave(runs, MANY)
+        assert gc.get_freeze_count() > len(kept)
+    finally:
+        gc.unfreeze()
+
+
+def test_a_collector_that_is_turned_off_meanwhile_is_left_alone():
+    """After the minute nothing is collected or frozen for a caller who wants neither any more."""
+    clock = Clock()
+    runs, old = Runs(clock), Cycle()
+    gone = weakref.ref(old)
+    enter(runs, MANY)
+    del old
+    gc.disable()
+    try:
+        clock.now = SECONDS
+        enter(runs, 1)
+        assert gone() is not None
+        assert not gc.get_freeze_count()
+    finally:
+        gc.enable()
+        leave(runs, MANY + 1)
+
+
+def test_after_a_minute_it_is_given_back_though_no_run_begins_or_ends():
+    """By the next collection: runs may hang for ever, or their event loop be closed with them in it."""
+    clock = Clock()
+    runs = Runs(clock)
+    enter(runs, MANY)
+    clock.now = SECONDS - 1
+    gc.collect(0)
+    assert gc.get_freeze_count()
+    clock.now = SECONDS
+    gc.collect(0)
+    assert not gc.get_freeze_count()
+    leave(runs, MANY)
+    assert not [callback for callback in gc.callbacks if getattr(callback, "__self__", None) is runs]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_runs_of_an_event_loop_that_was_closed_are_no_runs_for_ever(monkeypatch):
+    """Frozen themselves, they could not be collected, and so would never end."""
+    clock = Clock()
+    runs = Runs(clock)
+    monkeypatch.setattr(collector, "runs", runs)
+
+    async def hang(prompt):
+        await asyncio.sleep(600)
+
+    async def begun():
+        rlm = RLM("text -> answer", lm=FunctionLM(hang), environment="inprocess")
+        for _ in range(MANY):
+            asyncio.get_running_loop().create_task(rlm.acall(text="t"))
+        while not gc.get_freeze_count():
+            await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # it tells of each that was pending
+    loop.run_until_complete(begun())
+    loop.close()
+    del loop
+    clock.now = SECONDS
+    gc.collect()
+    gc.collect()
+    assert not gc.get_freeze_count()
+    assert not runs._live
+
+
+def test_ctrl_c_in_what_the_collection_runs_begins_no_run(monkeypatch):
+    """Else it would count for ever, and what is frozen would never be given back."""
+    clock = Clock()
+    runs = Runs(clock)
+    enter(runs, MANY)
+    clock.now = SECONDS
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gc, "collect", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runs.__enter__()
+    leave(runs, MANY)
+    assert not runs._live
+    assert not gc.get_freeze_count()
+
+
 @given(st.lists(st.integers(-9, 12), max_size=60))
 def test_frozen_from_many_to_none_whatever_the_order(steps):
-    """Runs begin (+), end (-), time passes (0): frozen since there were many, until there is none."""
-    gc_calls, clock = [], Clock()
-    runs, live, frozen = Runs(clock), 0, False
+    """Runs begin (+), end (-), time passes (0): frozen where many begin, for a minute at most after that, and not without any."""
+    gc_calls, clock = [False], Clock()
+    runs, live = Runs(clock), 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gc, "freeze", lambda: gc_calls.append(True))
         patch.setattr(gc, "unfreeze", lambda: gc_calls.append(False))
         patch.setattr(gc, "collect", lambda: 0)
         for step in steps:
+            before = gc_calls[-1]
             if step > 0:
                 enter(runs, step)
             elif step < 0:
@@ -186,5 +281,11 @@ def test_frozen_from_many_to_none_whatever_the_order(steps):
             else:
                 clock.now += SECONDS / 2
             live = max(0, live + step)
-            frozen = live >= MANY or (frozen and live > 0)
-            assert (bool(gc_calls) and gc_calls[-1]) == frozen
+            frozen = gc_calls[-1]
+            assert frozen == (runs._frozen is not None)
+            if step > 0:
+                assert not frozen or clock.now - runs._frozen < SECONDS
+                assert frozen or live < MANY
+                assert not frozen or before or live >= MANY
+            assert live or not frozen
+        leave(runs, live)
