@@ -119,6 +119,12 @@ def test_allowed_tools_work_in_the_working_directory(program, programs, tmp_path
     assert "--tools" not in start["argv"] and "features.shell_tool=false" not in start["argv"]
 
 
+def test_a_completion_by_echo_is_its_prompt(capsys):
+    """A way that ``--help`` names; there is no run whose environment it could ask for."""
+    assert main(["complete", "--via", "echo", "hello"]) == 0
+    assert capsys.readouterr().out == "hello\n"
+
+
 def test_a_generic_command_completes_a_file_stdin_or_an_argument(tmp_path, monkeypatch, capfd):
     """--cmd and ZIGRLM_MAIN_CMD; JSON says what was spent."""
     (tmp_path / "prompt.txt").write_text("from a file", encoding="utf-8")

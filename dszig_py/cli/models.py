@@ -150,10 +150,12 @@ def _command(command: str, given: Given) -> ModelSpec:
 
 
 def _echo(role: Role, given: Given) -> ModelSpec:
-    """No model: the root hands its input to one sub-call, which says it back. All of a run but the model is real."""
+    """No model: the root hands its input to one sub-call, which says it back. All of a run but the model is real. A plain
+    completion, which has no environment, is what the sub-call is.
+    """
     from dszig_py.lm.scripted import ScriptedLM
 
-    if role == "RLM":
+    if role == "RLM" or "environment" not in given:
         return ScriptedLM(lambda request: request.prompt, model="echo")
     cell = "```python\nSUBMIT(llm_query(context))\n```"
     if given["environment"].startswith("script"):
