@@ -529,6 +529,12 @@ _NAMESPACE = _all(
         "a tracer": "def t(*a): raise ValueError('traced')\nsys.settrace(t)\nthreading.settrace(t)",
         "a profiler": "def t(*a): raise SystemExit\nsys.setprofile(t)\nthreading.setprofile(t)",
         "a patient tracer": "def t(frame, event, arg):\n    if 'serve' in frame.f_code.co_name or 'send' in frame.f_code.co_name: os._exit(1)\n    return t\nsys.settrace(t)",
+        # Python 3.12 and later: no thread's own, as a tracer is, and stopped by nobody.
+        "a monitor": "m = sys.monitoring\ndef t(*a): raise ValueError('monitored')\nfor tool in range(6):\n    try: m.use_tool_id(tool, 't')\n"
+        "    except ValueError: pass\n    for event in (m.events.PY_START, m.events.LINE, m.events.CALL): m.register_callback(tool, event, t)\n"
+        "    m.set_events(tool, m.events.PY_START | m.events.LINE | m.events.CALL)",
+        "a patient monitor": "m = sys.monitoring\ndef t(code, *a):\n    if 'serve' in code.co_name or 'send' in code.co_name: os._exit(1)\n"
+        "m.use_tool_id(3, 't')\nm.register_callback(3, m.events.PY_START, t)\nm.set_events(3, m.events.PY_START)",
         "hooks": "sys.excepthook = sys.displayhook = sys.unraisablehook = threading.excepthook = None\n"
         "sys.meta_path.clear()\nsys.path_hooks.clear()\nimport email.mime.text",
         "signal handlers": "for n in range(1, 65):\n    try:\n        signal.signal(n, lambda *a: 1 / 0)\n    except (OSError, ValueError): pass\n"
@@ -537,7 +543,9 @@ _NAMESPACE = _all(
         "no switches between threads": "sys.setswitchinterval(1000)\nthreading.Thread(target=lambda: [0 for _ in range(10**7)], daemon=True).start()",
         "garbage with an end": "class G:\n    def __del__(self): os._exit(1)\ng = G()\ng.self = g\ndel g",
         "asyncio replaced": "import asyncio\nasyncio.Runner = asyncio.run = None\nasyncio.set_event_loop_policy(None)",
-        "the frames above": "f = sys._getframe()\nwhile f:\n    f.f_locals.clear() if f.f_locals is not globals() else None\n"
+        # From Python 3.13 on what is written there is written to the machinery's own variables.
+        "the frames above": "f = sys._getframe()\nwhile f:\n    own = f.f_locals if f.f_locals is not globals() else {}\n"
+        "    for name in list(own): own[name] = None\n"
         "    for o in list(f.f_globals):\n        if f.f_globals is not globals() and o.islower(): f.f_globals[o] = None\n    f = f.f_back",
         "code of the machinery": "import types\nfor o in gc.get_objects():\n"
         "    if isinstance(o, types.FunctionType) and '_worker' in o.__code__.co_filename:\n"
