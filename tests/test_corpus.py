@@ -167,6 +167,32 @@ def test_one_budget_limits_what_it_names():
     assert sum(r.usage.calls for r in found) == 120
 
 
+@pytest.mark.parametrize("limit", ["max_cost", "max_tokens", "max_llm_calls"])
+def test_what_the_budget_of_all_cut_short_is_gone_on_with_when_there_is_more(limit, tmp_path):
+    """Its result is told, but is no last word: with more, every element has its answer."""
+    reply = "```python\nllm_query('first')\nllm_query('second')\nSUBMIT(answer=int(text) * 2)\n```"
+    lm = ScriptedLM(lambda request: reply, cost=0.01)
+    rlm = RLM("text: str -> answer: int", lm=lm, environment="inprocess")
+    some = {"max_cost": 0.05, "max_tokens": 3_000, "max_llm_calls": 3}[limit]
+    path = tmp_path / "r.jsonl"
+    found = list(rlm.map(texts(4), path=path, max_concurrency=2, budget=Budget(**{limit: some})))
+    assert limit in {r.termination.kind for r in found}
+    again = list(rlm.map(texts(4), path=path, ordered=True))
+    assert [r.outputs["answer"] for r in again] == [0, 2, 4, 6]
+    assert [r.prediction for r in rlm.map(texts(4), path=path)] == [None] * 4
+    assert not os.path.exists(f"{path}.runs")
+
+
+def test_what_the_limit_of_the_run_itself_ended_is_its_result(tmp_path):
+    """Also where all runs together have one of that kind, of which enough is left."""
+    reply = "```python\nllm_query('first')\nllm_query('second')\nSUBMIT(answer=int(text) * 2)\n```"
+    rlm, _ = doubler(reply, max_llm_calls=1)
+    path = tmp_path / "r.jsonl"
+    first = list(rlm.map(texts(3), path=path, budget=Budget(max_llm_calls=100)))
+    assert {r.termination.kind for r in first} == {"max_llm_calls"}
+    assert [r.prediction for r in rlm.map(texts(3), path=path)] == [None] * 3
+
+
 def test_results_after_one_that_was_left_out_are_told_at_the_end():
     """In their order: the budget may end between two that were begun side by side."""
     told = []
@@ -367,6 +393,19 @@ def test_a_generator_is_asked_in_one_thread_only():
     rlm, _ = doubler()
     assert len(list(rlm.map(rows(), max_concurrency=16))) == 200
     assert [value for _, value in threads] == [7]
+
+
+def test_a_generator_may_fill_the_same_dict_again():
+    """Each run has what its element was when it was yielded."""
+
+    def rows():
+        row = {}
+        for n in range(50):
+            row["text"] = str(n)
+            yield row
+
+    rlm, _ = doubler()
+    assert all(r.outputs["answer"] == 2 * r.index for r in rlm.map(rows()))
 
 
 def test_a_generator_that_never_goes_on_does_not_hold_up_leaving(tmp_path):

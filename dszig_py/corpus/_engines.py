@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -62,6 +62,10 @@ class Engine(Protocol):
         """What came of it. Raises :class:`InputError`."""
         ...
 
+    def cut_short(self, mapped: Mapped, /) -> bool:
+        """Whether it was the limits of all runs that ended this one, so that with more it would go on."""
+        ...
+
 
 class Here:
     """This event loop, with one account and one gate for all runs."""
@@ -82,6 +86,9 @@ class Here:
     async def run(self, element: Element, /) -> Mapped:
         return await _mapped(self._rlm, element, self._shared, self._journals)
 
+    def cut_short(self, mapped: Mapped, /) -> bool:
+        return _cut_short(mapped, self._rlm.budget, self._shared.ledger, (*KINDS, "max_seconds"))
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -97,7 +104,7 @@ class OnRay:
     def __init__(
         self, rlm: RLM, budget: Budget, calls: int, journals: Journals, *, width: int, workers: int | None
     ) -> None:
-        self._purse = Purse(budget, rlm.budget, KINDS)
+        self._purse, self._own = Purse(budget, rlm.budget, KINDS), rlm.budget
         self._ledger = Ledger(budget)
         _check_sendable(rlm)
         make = functools.partial(_worker, rlm, journals.folder)
@@ -125,6 +132,9 @@ class OnRay:
             with anyio.CancelScope(shield=True):
                 await self._purse.give(usage.cost, usage.tokens, calls)
 
+    def cut_short(self, mapped: Mapped, /) -> bool:
+        return _cut_short(mapped, self._own, self._ledger, ("max_seconds",))
+
 
 def _worker(rlm: RLM, folder: str | None, calls: int) -> Callable[[_Job], Awaitable[tuple[Mapped, int]]]:
     """What runs elements in an actor."""
@@ -136,6 +146,24 @@ def _worker(rlm: RLM, folder: str | None, calls: int) -> Callable[[_Job], Awaita
         return mapped, MANY - (ledger.remaining().llm_calls or 0)
 
     return run
+
+
+def _cut_short(mapped: Mapped, own: Budget, common: Ledger, kinds: Sequence[str]) -> bool:
+    """Of a limit that both have, the one that less is left of has ended the run."""
+    kind = mapped.termination.kind
+    if mapped.termination.cause != "budget" or kind not in kinds or getattr(common.budget, kind) is None:
+        return False
+    limit, left, usage = getattr(own, kind), common.remaining(), mapped.usage
+    if limit is None:
+        return True
+    seconds = usage.seconds if mapped.prediction is None else mapped.prediction.trajectory.seconds
+    spent, rest = {
+        "max_cost": (usage.cost, left.cost),
+        "max_tokens": (usage.tokens, left.tokens),
+        "max_llm_calls": (usage.calls, left.llm_calls),
+        "max_seconds": (seconds, left.seconds),
+    }[kind]
+    return (rest or 0) < limit - (spent or 0)
 
 
 def _check_sendable(rlm: RLM) -> None:

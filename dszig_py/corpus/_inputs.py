@@ -62,11 +62,18 @@ def _answer(items: Numbered, asked: queue.SimpleQueue[asyncio.Future[Any] | None
         if future.cancelled():  # nobody is there for the element: it is the caller's still
             continue
         try:
-            found: Any = next(items, None)
+            found: Any = _own(next(items, None))
         except BaseException as error:
             found = Raised(error)
         with suppress(RuntimeError):  # its loop has been closed
             future.get_loop().call_soon_threadsafe(_settle, future, found)
+
+
+def _own(found: tuple[int, Any] | None) -> Any:
+    """With a dict of its own: a generator may fill the same one again for the next element."""
+    if found is None or not isinstance(found[1], Mapping):
+        return found
+    return found[0], dict(cast("Mapping[Any, Any]", found[1]))
 
 
 def _settle(future: asyncio.Future[Any], found: Any) -> None:

@@ -29,7 +29,8 @@ class Mapped:
     """What came of one element. ``index``: its place among the inputs.
 
     ``prediction`` is ``None`` where the result was read from a file, and where the run failed, which ``error`` then tells.
-    Elements that the budget did not suffice for are left out.
+    Elements that the budget of all runs did not suffice for are left out; what it cut short is told, and a rerun goes on
+    with it.
     """
 
     index: int

@@ -171,6 +171,8 @@ class Work:
             mapped = await self._engine.run(element)
         except InputError as error:
             raise InputError(f"element {index}: {error}") from error
+        if self._engine.cut_short(mapped):  # a rerun, with more, goes on with it from its journal
+            return mapped
         if self._kept.log.kept:
             await anyio.to_thread.run_sync(self._kept.log.add, key, mapped)
         if not mapped.failed:  # what a provider failed at goes on from there when it is tried again
