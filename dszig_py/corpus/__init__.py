@@ -115,8 +115,9 @@ class Corpus:
         item = await self._arrived.get()
         if item is END:
             self._arrived.put_nowait(END)
-            await asyncio.wait([here])
-            if not here.cancelled():
+            if not here.done():
+                await asyncio.wait([here])
+            if not here.cancelled():  # with its event loop, where that came to its end first
                 here.result()
             raise StopAsyncIteration
         return self._given(item)
@@ -125,7 +126,10 @@ class Corpus:
         with self._lock:
             if self._task is not None:
                 raise RuntimeError("these results are being taken by a thread; go on there, with for")
-            if self._here is None:
+            if self._here is not None and not self._here.done():
+                if self._here.get_loop() is not asyncio.get_running_loop():
+                    raise RuntimeError("these results are being taken on another event loop")
+            elif self._here is None:
                 self._here = asyncio.create_task(self._work.to_end(self._arrived.put_nowait))
             return self._here
 
@@ -146,7 +150,8 @@ class Corpus:
         """The same on the event loop that takes the results."""
         self._work.leave()
         if self._here is not None:
-            await asyncio.wait([self._here])
+            if not self._here.done():
+                await asyncio.wait([self._here])
         elif self._task is not None:
             await asyncio.to_thread(self._task.wait, 10)
 
