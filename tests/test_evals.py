@@ -774,3 +774,23 @@ def test_a_process_that_made_a_synchronous_call_can_fork():
     """
     run = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)]
     assert subprocess.run(run, capture_output=True, text=True, timeout=20, check=True).stdout.strip() == "7"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("n", 0),
+        ("n", "2"),
+        ("max_concurrency", 1.5),
+        ("workers", -1),
+        ("lengths", "8K"),
+        ("lengths", 8_000),
+        ("lengths", ["8K"]),
+        ("budget", {"max_cost": 1}),
+        ("total", 5),
+    ],
+)
+def test_an_option_of_another_kind_is_told_by_its_name(option, value):
+    """Before any model is asked, and not as an error of whatever meets it first."""
+    with pytest.raises(InputError, match=f"^{option} "):
+        evaluate("needle", "direct", lm="reader", **{"lengths": (4_000,), "n": 1, option: value})

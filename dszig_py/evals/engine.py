@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from itertools import zip_longest
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import anyio
 
@@ -77,10 +77,7 @@ async def aevaluate(
 
     Raises ``InputError`` before any model call, and ``DszigError`` where run after run fails.
     """
-    if n < 1 or max_concurrency < 1:
-        raise InputError("n and max_concurrency must be at least 1")
-    if not lengths:
-        raise InputError("no length is given; lengths are characters of context, (8_000, 128_000) say")
+    _check(lengths, budget=budget, total=total, n=n, max_concurrency=max_concurrency, workers=workers or 1)
     found = suite.resolve_all(tasks)
     used = budget or Budget()
     config = Config(found, _sendable(systems), lm, sub_lm, seed, used, environment, max_concurrency)
@@ -103,6 +100,21 @@ async def aevaluate(
     finally:
         journals.close()
         store.close()
+
+
+def _check(lengths: object, *, budget: object, total: object, **counts: object) -> None:
+    """Raise :class:`InputError` for what is not of its kind: late, it would be an error of something else."""
+    for name, count in counts.items():
+        if type(count) is not int or count < 1:
+            raise InputError(f"{name} must be at least 1, a whole number, not {count!r:.80}")
+    if lengths in ((), []):
+        raise InputError("no length is given; lengths are characters of context, (8_000, 128_000) say")
+    several = isinstance(lengths, Sequence) and not isinstance(lengths, (str, bytes))
+    if not several or any(type(length) is not int for length in cast("Sequence[object]", lengths)):
+        raise InputError("lengths are numbers of characters of context, (8_000, 128_000) say")
+    for name, limits in (("budget", budget), ("total", total)):
+        if limits is not None and not isinstance(limits, Budget):
+            raise InputError(f"{name} takes a Budget, such as Budget(max_cost=1.5), not {type(limits).__name__}")
 
 
 def _sendable(systems: Systems) -> Mapping[str, System | str]:
