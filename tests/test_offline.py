@@ -240,13 +240,14 @@ class TestLimits:
         assert "SUBMIT(answer='Ada built it in 1871.', n=1871)" in reply
 
     def test_refused_submission_ends(self):
-        """A check that is never content ends the run by its limit, with outputs extracted from the history."""
+        """A check that refuses all it submits ends the run by its limit, with outputs extracted from the history."""
+        refusals = iter(["no", "no"])
         prediction = run(
             "context, question -> answer: str, year: int",
             inputs={"context": FACTS * 10, "question": "Who built the lighthouse of Vell?"},
             max_iters=4,
             budget=Budget(max_iters=4, max_errors=None),
-            check=lambda outputs: "no",
+            check=lambda outputs: next(refusals, None),
         )
         assert prediction.termination.kind == "max_iters"
         assert "Ada Mornay" in prediction.answer
