@@ -554,6 +554,45 @@ def test_a_file_that_holds_no_results_is_left_as_it_is(tmp_path, content):
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [{"outputs": 5}, {"outputs": {"answer": "no number"}}, {"outputs": {"gone": 1}}, {"termination": []}, {"usage": 1}],
+)
+def test_a_row_that_cannot_be_read_is_run_again(tmp_path, damage):
+    """Somebody has edited it; the other results are as they were."""
+    path, (rlm, _) = tmp_path / "r.jsonl", doubler()
+    list(rlm.map(texts(2), path=path, ordered=True, max_concurrency=1))
+    head, first, second = path.read_text().splitlines()
+    path.write_text("\n".join([head, json.dumps({**json.loads(first), **damage}), second, ""]))
+    again = list(rlm.map(texts(2), path=path, ordered=True))
+    assert [(r.outputs["answer"], r.prediction is None) for r in again] == [(0, False), (2, True)]
+
+
+@pytest.mark.parametrize("how", ["for", "async for"])
+def test_after_an_error_the_same_file_can_be_gone_on_with_at_once(tmp_path, how):
+    """Whoever has mended the input does not meet the runs that it stopped."""
+    rlm, _ = doubler()
+
+    def rows(rlm, wrong):
+        return rlm.map([{"text": "1"}, {}] if wrong else texts(2), path=tmp_path / "r.jsonl")
+
+    async def taken(wrong):
+        return [r async for r in rows(rlm, wrong)]
+
+    async def both():
+        with pytest.raises(InputError):
+            await taken(True)
+        return await taken(False)
+
+    for _ in range(20):
+        if how == "for":
+            with pytest.raises(InputError):
+                list(rows(rlm, True))
+            assert len(list(rows(rlm, False))) == 2
+        else:
+            assert len(asyncio.run(both())) == 2
+
+
 INPUTS = st.fixed_dictionaries({"a": st.text("ab1:", max_size=6), "b": st.text("ab1:", max_size=6)})
 
 

@@ -97,7 +97,11 @@ class Corpus:
             self._results.put(END)
             task.result()  # raises what ended them, if anything did
             raise StopIteration
-        return self._given(item)
+        self._took()
+        if isinstance(item, Raised):
+            self.close()  # so that whoever mends it can begin again at once, with the same file
+            raise item.error
+        return item
 
     def _begun(self) -> portal._Task[None]:
         with self._lock:
@@ -120,7 +124,11 @@ class Corpus:
             if not here.cancelled():  # with its event loop, where that came to its end first
                 here.result()
             raise StopAsyncIteration
-        return self._given(item)
+        self._took()
+        if isinstance(item, Raised):
+            await self.aclose()
+            raise item.error
+        return item
 
     def _begun_here(self) -> asyncio.Task[None]:
         with self._lock:
@@ -133,12 +141,9 @@ class Corpus:
                 self._here = asyncio.create_task(self._work.to_end(self._arrived.put_nowait))
             return self._here
 
-    def _given(self, item: Mapped | Raised) -> Mapped:
+    def _took(self) -> None:
         with self._lock:
             self._work.took()
-        if isinstance(item, Raised):
-            raise item.error
-        return item
 
     def close(self) -> None:
         """Stop the runs under way, and wait for their clean-up. What has ended is in the file."""

@@ -102,11 +102,14 @@ class Log:
         row = self._rows.get((index, key))
         if row is None:
             return None
-        given = codec.decode(row["outputs"], records=codec.plain_record)
-        types = {f.name: f.type for f in signature.outputs}
-        outputs = {n: value if value is None else coerce(types[n], value) for n, value in given.items()}
-        usage = Usage(**row["usage"])
-        mapped = Mapped(index, outputs, Termination(*row["termination"]), usage, row["error"])
+        try:
+            given = codec.decode(row["outputs"], records=codec.plain_record)
+            types = {f.name: f.type for f in signature.outputs}
+            outputs = {n: value if value is None else coerce(types[n], value) for n, value in given.items()}
+            usage = Usage(**row["usage"])
+            mapped = Mapped(index, outputs, Termination(*row["termination"]), usage, row["error"])
+        except (ValueError, KeyError, TypeError, AttributeError):  # somebody has written in the file: it says nothing
+            return None
         return None if mapped.failed else mapped
 
     def add(self, key: str, mapped: Mapped) -> None:

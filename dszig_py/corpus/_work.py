@@ -36,8 +36,8 @@ class Kept:
 
     def close(self) -> None:
         """Let go of both. May be called twice."""
+        self.journals.close()  # first: with the file its lock goes, and another map may have made the folder anew
         self.log.close()
-        self.journals.close()
 
 
 class Work:
