@@ -74,7 +74,8 @@ class Stoppable:
         """Called by the same thread: what has not been raised in it yet never will be."""
         with self._lock:
             self._finished = True
-            _raise_in(self.thread, None)
+            if self._stopped is not None:
+                _take_back(self.thread)
 
     def stop(self, error: type[BaseException]) -> None:
         """Raise ``error`` in the thread at its next bytecode; a call of C code first comes to its end."""
@@ -84,9 +85,25 @@ class Stoppable:
                 _raise_in(self.thread, error)
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    raised = ctypes.py_object(error) if error is not None else None  # None takes back what has not been raised yet
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+def _raise_in(thread: int, error: type[BaseException]) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
+
+
+class _TakenBack(BaseException):
+    """Raised in the place of what came too late."""
+
+
+def _take_back(own: int) -> None:
+    """What has not been raised in this thread yet is not raised any more.
+
+    Not by the NULL that CPython documents for it: that too sets the process's flag that something is to be raised, which on
+    3.11 only an exception that is raised takes away (``Python/ceval_gil.h``). The program's next call under a profiler or a
+    debugger would look for it for ever.
+    """
+    with contextlib.suppress(_TakenBack):
+        _raise_in(own, _TakenBack)
+        for _ in range(1_000):
+            pass
 
 
 def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import gc
 import io
+import subprocess
 import sys
 import threading
 import time
@@ -223,6 +224,36 @@ def nested(depth: int) -> RLM:
 
     cell = "```python\nx = deeper()\n```"
     return RLM("t -> answer", lm=ScriptedLM([cell, SUBMIT]), tools=[deeper], environment=InProcessEnvironment())
+
+
+@pytest.mark.parametrize("cell", ["x = 1", "try:\n    while True: pass\nexcept BaseException: pass\nx = 1"])
+def test_a_program_can_be_profiled_and_debugged_after_its_cells(cell):
+    """Also where one was stopped: what takes back a stop leaves no mark on the process, which on 3.11 ended in a hang."""
+    program = f"""
+import asyncio, cProfile, sys
+from dszig_py.contract import compile_contract
+from dszig_py.environments.base import CellLimits
+from dszig_py.environments.inprocess import InProcessEnvironment
+from dszig_py.signature import Signature
+from dszig_py.testing import RecordingHost
+
+async def go():
+    contract = compile_contract(Signature.parse("-> answer"), {{}})
+    session = await InProcessEnvironment().open(contract, RecordingHost(contract), CellLimits(seconds=0.2))
+    await session.execute({cell!r})
+    print((await session.execute("6 * 7")).value)
+    await session.close()
+
+asyncio.run(go())
+profile = cProfile.Profile()
+profile.runcall(lambda: [sum(range(n)) for n in range(10)])
+sys.settrace(lambda *_: None)
+(lambda: None)()
+sys.settrace(None)
+print("seen")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["42", "seen"], done.stderr
 
 
 def test_synchronous_runs_inside_cells_do_not_wait_for_themselves():
