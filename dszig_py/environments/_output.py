@@ -62,13 +62,19 @@ class _Stream:
         return getattr(self._target(), name)
 
 
+# The last of each, kept: print() borrows sys.stdout, and crashes where another thread ends the REPL whose stream it was.
+_streams: dict[str, _Stream] = {}
+
+
 def enter(builtins: dict[str, Any], writer: Writer) -> None:
     """Take what code with these builtins writes to ``writer``, from now on."""
     with _lock:
         _writers[id(builtins)] = (builtins, writer)
         for name in ("stdout", "stderr"):
-            if not is_ours(getattr(sys, name)):
-                setattr(sys, name, _Stream(getattr(sys, name)))
+            if not is_ours(real := getattr(sys, name)):
+                if name not in _streams or _streams[name].real is not real:
+                    _streams[name] = _Stream(real)
+                setattr(sys, name, _streams[name])
         _hook()
 
 

@@ -62,7 +62,10 @@ _MAY_WARN = re.compile(r"""\\[^\n\\'"abfnrtvxuUN0-3]|\d(?:and|else|for|if|in|is|
 
 def _parse(code: str) -> ast.Module:
     flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    return cast(ast.Module, compile(code, "<reply>", "exec", flags, dont_inherit=True))
+    try:
+        return cast(ast.Module, compile(code, "<reply>", "exec", flags, dont_inherit=True))
+    except SystemError:  # another thread made a tree as well, and to 3.12 they count their depth together (gh-106905)
+        return cast(ast.Module, compile(code, "<reply>", "exec", flags, dont_inherit=True))
 
 
 def _without_prompts(code: str) -> str:

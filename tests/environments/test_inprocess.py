@@ -143,6 +143,30 @@ def test_the_streams_are_what_they_were_when_the_last_session_closes():
     assert builtins.__dict__ == own
 
 
+def test_printing_while_sessions_come_and_go_in_other_threads_is_safe():
+    """print() holds no reference to the stream it writes to (CPython to 3.13), so the last stream of ours stays alive."""
+    program = """
+import threading
+from dszig_py.environments import _output
+
+def churn():
+    while True:
+        own = {}
+        _output.enter(own, None)
+        _output.leave(own)
+
+for _ in range(2):
+    threading.Thread(target=churn, daemon=True).start()
+for n in range(50_000):
+    print(n)
+print("end", flush=True)
+import os
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.endswith("end\n"), (done.returncode, done.stderr[-500:])
+
+
 def test_output_redirected_inside_a_cell_is_where_the_cell_wants_it():
     """Capturing what a function prints is plain Python."""
     code = (
