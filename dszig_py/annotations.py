@@ -241,9 +241,8 @@ class TypeReader:
 
 
 def _joined(left: Any, right: Any) -> Any:
-    full = (
-        get_origin(left) in (Union, UnionType) and len(get_args(left)) > _MAX_MEMBERS
-    )  # each | looks at all before it
+    # Each | looks at all before it.
+    full = get_origin(left) in (Union, UnionType) and len(get_args(left)) > _MAX_MEMBERS
     return left if full else left | right
 
 

@@ -19,7 +19,16 @@ from dszig_py.strategy import Strategy
 from dszig_py.trace import Tracer
 from dszig_py.usage import Budget
 
-__all__ = ["by_name", "check_map", "check_options", "merged_budget", "named_tools", "no_such_option"]
+__all__ = [
+    "by_name",
+    "check_budgets",
+    "check_counts",
+    "check_map",
+    "check_options",
+    "merged_budget",
+    "named_tools",
+    "no_such_option",
+]
 
 
 def _is_dict(value: Any) -> bool:
@@ -92,8 +101,21 @@ def check_map(inputs: object, budget: object) -> None:
     """The same for :meth:`RLM.map`."""
     if isinstance(inputs, (Mapping, str, bytes)) or not isinstance(inputs, Iterable):
         raise InputError(f"map takes one dict of inputs for each run, as in [{{...}}, {{...}}], not {_told(inputs)}")
-    if budget is not None and not isinstance(budget, Budget):
-        raise InputError(f"budget takes {_KINDS['budget'][1]}, not {_told(budget)}")
+    check_budgets(budget=budget)
+
+
+def check_budgets(**budgets: object) -> None:
+    """Raise :class:`InputError` for what is given and is no Budget, by its name."""
+    for name, budget in budgets.items():
+        if budget is not None and not isinstance(budget, Budget):
+            raise InputError(f"{name} takes {_KINDS['budget'][1]}, not {_told(budget)}")
+
+
+def check_counts(**counts: object) -> None:
+    """Raise :class:`InputError` for what is no whole number from 1 up, by its name."""
+    for name, count in counts.items():
+        if type(count) is not int or count < 1:
+            raise InputError(f"{name} must be at least 1, a whole number, not {count!r:.80}")
 
 
 def _told(value: Any) -> str:

@@ -22,9 +22,8 @@ __all__ = ["PROMPT_KEPT", "Calls", "OpenCall", "contained"]
 
 PROMPT_KEPT = 2_000  # characters of a sub-call's prompt kept in the trajectory
 MAX_REFUSED = 10_000  # in a row; what asks on is answered, but no longer written down: nothing else would bound that
-MAX_TOOLS = (
-    10_000  # calls of tools kept of a run; no budget bounds how many there are, and further ones are only counted
-)
+# Calls of tools kept of a run: no budget bounds how many there are, and further ones are only counted.
+MAX_TOOLS = 10_000
 T = TypeVar("T")
 SETTLE_SECONDS = 6.0  # a cancelled child closes its session, which takes at most five
 

@@ -12,7 +12,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def collector_as_it_was():
-    """What one test keeps from the garbage collector (``dszig eval`` does, for its process) the next one's may collect."""
+    """What one test keeps from the garbage collector the next one's may collect."""
     yield
     if gc.get_freeze_count():
         gc.unfreeze()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import sys
@@ -105,7 +104,7 @@ def command(ctx: click.Context, **given: Any) -> int:
         raise click.UsageError(NO_MODEL, ctx)
     place = _place(given["path"])
     tasks = _tasks(ctx, given)
-    _keep_libraries(given["model"] or os.environ.get("DSZIG_MODEL"))
+    _load(given["model"] or os.environ.get("DSZIG_MODEL"))
     try:
         found = _wait(aevaluate(tasks, given["systems"], **_options(given, place)))
     except KeyboardInterrupt:
@@ -134,20 +133,14 @@ def _tasks(ctx: click.Context, given: dict[str, Any]) -> list[Any]:
     return [suite.read(kind, path, **own) if kind == "rows" else f"{kind}{colon}{path}" for kind, colon, path in files]
 
 
-def _keep_libraries(model: str | None) -> None:
-    """Import LiteLLM now, if it will be asked, and take what is imported out of the garbage collector's sight.
-
-    Its 400,000 lasting objects are otherwise gone through after every hundred or so runs, a third of a second each time.
-    This process is ours; in somebody else's a library leaves the collector alone.
-    """
+def _load(model: str | None) -> None:
+    """Import LiteLLM now, if it will be asked: what is there before the runs is what they keep from the collector."""
     from dszig_py.lm import LiteLLM, resolve
 
     if model is not None and isinstance(resolve(model), LiteLLM):
         from dszig_py.lm.litellm import preload
 
         preload()
-    gc.collect()
-    gc.freeze()
 
 
 def _wait(evaluation: Any) -> Evaluation:

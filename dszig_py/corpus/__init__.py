@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from dszig_py import portal
+from dszig_py.arguments import check_counts
 from dszig_py.corpus._engines import Engine, Here, OnRay
 from dszig_py.corpus._inputs import Inputs, Raised
 from dszig_py.corpus._results import Log, Mapped
@@ -60,7 +61,7 @@ class Corpus:
         engine: str = "local",
         workers: int | None = None,
     ) -> None:
-        _check_counts(max_concurrency=max_concurrency, workers=1 if workers is None else workers)
+        check_counts(max_concurrency=max_concurrency, workers=1 if workers is None else workers)
         elements = Inputs(inputs)
         plan = rlm.plan()  # raises for whatever cannot be run at all
         calls = (budget or plan.budget).max_concurrency
@@ -175,12 +176,6 @@ class Corpus:
     def __del__(self) -> None:
         if work := getattr(self, "_work", None):  # it has none where it could not be made
             work.leave()
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if type(value) is not int or value < 1:
-            raise InputError(f"{name} must be at least 1, a whole number, not {value!r:.80}")
 
 
 def _kept(path: str | os.PathLike[str] | None, signature: str) -> Kept:

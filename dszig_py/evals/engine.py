@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, cast
 
 import anyio
 
+from dszig_py.arguments import check_budgets, check_counts
 from dszig_py.environments.base import Environment
 from dszig_py.errors import DszigError, InputError
 from dszig_py.evals import suite
@@ -77,7 +78,9 @@ async def aevaluate(
 
     Raises ``InputError`` before any model call, and ``DszigError`` where run after run fails.
     """
-    _check(lengths, budget=budget, total=total, n=n, max_concurrency=max_concurrency, workers=workers or 1)
+    check_counts(n=n, max_concurrency=max_concurrency, workers=workers or 1)
+    check_budgets(budget=budget, total=total)
+    _check_lengths(lengths)
     found = suite.resolve_all(tasks)
     used = budget or Budget()
     config = Config(found, _sendable(systems), lm, sub_lm, seed, used, environment, max_concurrency)
@@ -102,19 +105,12 @@ async def aevaluate(
         store.close()
 
 
-def _check(lengths: object, *, budget: object, total: object, **counts: object) -> None:
-    """Raise :class:`InputError` for what is not of its kind: late, it would be an error of something else."""
-    for name, count in counts.items():
-        if type(count) is not int or count < 1:
-            raise InputError(f"{name} must be at least 1, a whole number, not {count!r:.80}")
+def _check_lengths(lengths: object) -> None:
     if lengths in ((), []):
         raise InputError("no length is given; lengths are characters of context, (8_000, 128_000) say")
     several = isinstance(lengths, Sequence) and not isinstance(lengths, (str, bytes))
     if not several or any(type(length) is not int for length in cast("Sequence[object]", lengths)):
         raise InputError("lengths are numbers of characters of context, (8_000, 128_000) say")
-    for name, limits in (("budget", budget), ("total", total)):
-        if limits is not None and not isinstance(limits, Budget):
-            raise InputError(f"{name} takes a Budget, such as Budget(max_cost=1.5), not {type(limits).__name__}")
 
 
 def _sendable(systems: Systems) -> Mapping[str, System | str]:
