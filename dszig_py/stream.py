@@ -27,8 +27,13 @@ class Stream:
 
     def __init__(self, begin: Begin) -> None:
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._task = portal.start(self._run, begin)
         self._over = False
+        self._task = portal.Task(self._run, (begin,))
+        try:
+            self._task.begin()
+        except BaseException:  # Ctrl-C: nobody would have the run that has begun
+            self.close()
+            raise
 
     async def _run(self, begin: Begin) -> None:
         try:
@@ -47,7 +52,7 @@ class Stream:
         if self._over:
             raise StopIteration
         try:
-            event = self._events.get()
+            event = portal.take(self._events)
         except BaseException as error:
             # Ctrl-C: a notebook keeps its traceback and with it this object, so the run would go on.
             self.close()

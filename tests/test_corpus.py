@@ -278,7 +278,7 @@ def test_ctrl_c_while_a_result_is_waited_for_stops_the_runs():
     results = rlm.map(texts(1_000), max_concurrency=2)
 
     class Interrupted:
-        def get(self):
+        def get(self, timeout):
             raise KeyboardInterrupt
 
         def put(self, item):

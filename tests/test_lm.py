@@ -381,6 +381,25 @@ def test_nothing_is_printed(server: ScriptedServer, ending: str) -> None:
     assert server.count == 6
 
 
+def test_a_loop_that_is_left_for_another_reports_nothing(server: ScriptedServer) -> None:
+    """Used on the background loop and then on another, LiteLLM drops a task of its own; asyncio says nothing of it."""
+    done = run_script(
+        """
+        import asyncio, gc, sys
+        from dszig_py import portal
+        from dszig_py.lm import LiteLLM
+        from dszig_py.lm.base import Request
+        lm = LiteLLM("openai/scripted", api_base=sys.argv[1], api_key="k")
+        portal.call(lm.complete, Request.of("x"))
+        asyncio.run(lm.complete(Request.of("x")))
+        gc.collect()
+        """,
+        server.url,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert server.count == 2
+
+
 def test_importing_the_module_is_cheap() -> None:
     """LiteLLM is loaded at the first call, not at import."""
     code = "import sys, dszig_py.lm.litellm as m; m.LiteLLM('x/y'); print({'litellm', 'openai'} & set(sys.modules))"

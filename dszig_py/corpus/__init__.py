@@ -74,7 +74,7 @@ class Corpus:
         self._work = Work(rlm.signature, elements, runs, kept, max_concurrency, ordered, progress)
         self._lock = threading.Lock()
         self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._task: portal._Task[None] | None = None
+        self._task: portal.Task[None] | None = None
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()  # the same on the caller's own event loop
         self._here: asyncio.Task[None] | None = None
 
@@ -87,12 +87,13 @@ class Corpus:
         return self
 
     def __next__(self) -> Mapped:
-        task = self._begun()
         try:
-            item = self._results.get()
+            task = self._begun()
+            item = portal.take(self._results)
         except BaseException:
             # Ctrl-C: a notebook keeps its traceback and with it this object, so the runs would go on.
-            self.close()
+            if self._task is not None:
+                self.close()
             raise
         if item is END:
             self._results.put(END)
@@ -104,12 +105,13 @@ class Corpus:
             raise item.error
         return item
 
-    def _begun(self) -> portal._Task[None]:
+    def _begun(self) -> portal.Task[None]:
         with self._lock:
             if self._here is not None:
                 raise RuntimeError("these results are being taken on an event loop; go on there, with async for")
             if self._task is None:
-                self._task = portal.start(self._work.to_end, self._results.put)
+                self._task = portal.Task(self._work.to_end, (self._results.put,))
+                self._task.begin()
             return self._task
 
     def __aiter__(self) -> Self:

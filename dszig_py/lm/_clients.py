@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,15 @@ class _Loop:
 
     closer: AsyncGenerator[None, None]
     clients: dict[int, Any] = field(default_factory=dict[int, Any])
+
+    def note(self) -> None:
+        """What LiteLLM has opened here: clients, and a task that writes its logs, which it drops where it stands when it is
+        called on another loop. asyncio would report that on stderr, as a task destroyed while pending.
+        """
+        self.clients.update(seen())
+        worker = getattr(sys.modules.get("litellm.litellm_core_utils.logging_worker"), "GLOBAL_LOGGING_WORKER", None)
+        if (task := getattr(worker, "_worker_task", None)) is not None:
+            task._log_destroy_pending = False  # as asyncio itself does for a gather's
 
 
 _loops: dict[asyncio.AbstractEventLoop, _Loop] = {}

@@ -111,7 +111,7 @@ class LiteLLM:
         except Exception as error:
             raise failure(error, self._model, str(self._options.get("api_key") or "")) from error
         finally:
-            loop.clients.update(_clients.seen())
+            loop.note()
         return self._reply(request, response, facts, time.perf_counter() - started)
 
     @property
