@@ -16,8 +16,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/dszig demo
 
+# One process more than there are cores, since many tests wait; a file's tests stay together. JOBS=0: one after another.
+JOBS ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN))
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .

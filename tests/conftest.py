@@ -4,6 +4,11 @@ import gc
 import signal
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is, nothing of us.
+settings.register_profile("untimed", parent=settings(), deadline=None)
+settings.load_profile("untimed")
 
 # Started in the background of a shell, this process and all it starts ignore Ctrl-C, and tests of it would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -44,7 +44,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), WRONG, ids=[f"{name}={value!r}"[:50] for name, value in WRONG])
+@pytest.mark.parametrize(
+    ("name", "value"), WRONG, ids=[f"{name}={value!r}".partition(" at 0x")[0][:50] for name, value in WRONG]
+)
 def test_an_option_of_a_wrong_kind_is_named_where_it_is_given(name, value):
     """At construction, whether the run would have failed late, in a stranger's words, or not used it at all."""
     with pytest.raises(InputError, match="tool" if name == "tools" else name):
