@@ -24,7 +24,9 @@ __all__ = [
     "check_budgets",
     "check_counts",
     "check_map",
+    "check_names",
     "check_options",
+    "kept_beside",
     "merged_budget",
     "named_tools",
     "no_such_option",
@@ -95,6 +97,21 @@ def check_options(given: Mapping[str, Any]) -> None:
         if not fits(value) and (value is not None or name == "max_output_chars"):
             told = type(value).__name__ if name in _PRIVATE else _told(value)
             raise InputError(f"{name} takes {wanted}, not {told}")
+    for one, other in (("lm", "main_cmd"), ("sub_lm", "rlm_cmd")):
+        if given.get(one) is not None and given.get(other) is not None:
+            raise InputError(f"give {one} or {other}, not both")
+    if (on_limit := given.get("on_limit", "raise")) not in ("partial", "raise"):
+        raise InputError(f'on_limit is "partial" or "raise", not {on_limit!r}')
+
+
+def kept_beside(trace: object, resumable: object) -> str | os.PathLike[str] | None:
+    """The file beside which a run that can be resumed is kept, where it is to be."""
+    beside = trace if resumable is True else resumable
+    if beside is False:
+        return None
+    if isinstance(beside, (str, os.PathLike)) and os.path.splitext(place := cast("str", beside))[1]:
+        return place
+    raise InputError("resumable=True keeps a run beside its trace: give trace= one file, such as run.jsonl")
 
 
 def check_map(inputs: object, budget: object) -> None:
@@ -164,6 +181,8 @@ def named_tools(
     signature: Signature,
 ) -> dict[str, Callable[..., Any]]:
     """All tools by name. Raises :class:`InputError` for what is none, and for a name that cannot be used."""
+    if twice := {s.name for s in skills if [o.name for o in skills].count(s.name) > 1}:
+        raise InputError(f"two skills are called {', '.join(sorted(twice))}")
     pairs: Iterable[tuple[Any, Any]]
     if isinstance(tools, Mapping):
         pairs = cast("Mapping[Any, Any]", tools).items()
@@ -180,3 +199,18 @@ def named_tools(
             raise InputError(f"the tool name {name!r} is taken; give tools={{'other_name': function}}")
         named[name] = tool
     return named
+
+
+def check_names(
+    signature: Signature, tools: Collection[str], child_tools: Collection[str] | None, *, helpers: bool
+) -> None:
+    """Raise :class:`InputError` for tools of children that are none, and for names that the reading functions would take."""
+    if lacking := [name for name in child_tools or () if name not in tools]:
+        raise InputError(f"child_tools names {', '.join(lacking)}, which tools does not have")
+    if helpers:
+        from dszig_py.prompts import READING
+
+        if taken := [name for name in (*(f.name for f in signature.inputs), *tools) if name in READING]:
+            raise InputError(
+                f"Strategy(helpers=True) brings {', '.join(READING)}; {', '.join(taken)} needs another name"
+            )

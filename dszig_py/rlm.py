@@ -108,19 +108,10 @@ class RLM:
         self.signature = Signature.of(signature, types=types if types is not None else _classes_of_caller())
         self.budget = arguments.merged_budget(budget or Budget(), max_iters=max_iters, max_llm_calls=max_llm_calls)
         self.strategy = strategy or Strategy()
-        if on_limit not in ("partial", "raise"):
-            raise InputError(f'on_limit is "partial" or "raise", not {on_limit!r}')
-        if lm is not None and main_cmd is not None:
-            raise InputError("give lm or main_cmd, not both")
-        if sub_lm is not None and rlm_cmd is not None:
-            raise InputError("give sub_lm or rlm_cmd, not both")
         self.skills = tuple(skills or ())
-        if twice := {s.name for s in self.skills if [o.name for o in self.skills].count(s.name) > 1}:
-            raise InputError(f"two skills are called {', '.join(sorted(twice))}")
         self.tools = arguments.named_tools(tools or (), self.skills, self.signature)
         self.child_tools = None if child_tools is None else tuple(child_tools)
-        if lacking := [name for name in self.child_tools or () if name not in self.tools]:
-            raise InputError(f"child_tools names {', '.join(lacking)}, which tools does not have")
+        arguments.check_names(self.signature, self.tools, self.child_tools, helpers=self.strategy.helpers)
         self.environment = environment
         self.max_output_chars = max_output_chars
         self.verbose = verbose
@@ -129,18 +120,13 @@ class RLM:
         self.on_event = on_event
         self.stream_tokens = stream_tokens
         self.trace = trace
-        beside = trace if resumable is True else resumable
-        if beside is not False and not (isinstance(beside, (str, os.PathLike)) and os.path.splitext(beside)[1]):
-            raise InputError("resumable=True keeps a run beside its trace: give trace= one file, such as run.jsonl")
-        self.resumable = beside or None
+        self.resumable = arguments.kept_beside(trace, resumable)
         self.secrets = (secrets,) if isinstance(secrets, str) else tuple(secrets or ())
         self.telemetry = telemetry
         self.output_dir = _folder(output_dir)
         self._lm, self._sub_lm, self._lms = lm, sub_lm, dict(lms or {})
         self._main_cmd, self._rlm_cmd = main_cmd, rlm_cmd
         self._lm_options, self._sub_lm_options = dict(lm_options or {}), dict(sub_lm_options or {})
-        if self.strategy.helpers:
-            _check_reading(self.signature, self.tools)
 
     def __call__(self, /, *unnamed: Never, **inputs: Any) -> Prediction:
         """Run on ``inputs`` and wait: in scripts, in threads, in a notebook whose loop already runs.
@@ -315,14 +301,6 @@ def _by_depth(
         spec = default()
     specs: list[Any] = [*cast("list[Any]", spec)] if isinstance(spec, (list, tuple)) else [spec]
     return [lms_.resolve(one, prices, options) for one in specs]
-
-
-def _check_reading(signature: Signature, tools: Mapping[str, Any]) -> None:
-    """The REPL's peek, tail, chunk and search would take the place of an input or a tool of that name."""
-    from dszig_py.prompts import READING
-
-    if taken := [name for name in (*(f.name for f in signature.inputs), *tools) if name in READING]:
-        raise InputError(f"Strategy(helpers=True) brings {', '.join(READING)}; {', '.join(taken)} needs another name")
 
 
 def _folder(given: str | os.PathLike[str] | None) -> str:
