@@ -15,8 +15,10 @@ def truncate(text: str, limit: int, *, total: int | None = None) -> str:
     that were kept (2:1 as here), and what was lost earlier is counted too.
     """
     size = max(len(text), total or 0)
+    if size == len(text) <= limit:
+        return text
     widest = len(_marker(size, size))
-    if size == len(text) and size <= max(limit, widest):
+    if size == len(text) <= widest:
         return text
     keep = min(max(limit - widest, 0), len(text))
     head_end = (keep * 2 + 2) // 3
