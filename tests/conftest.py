@@ -21,3 +21,13 @@ def collector_as_it_was():
     yield
     if gc.get_freeze_count():
         gc.unfreeze()
+
+
+@pytest.fixture
+def ample_extraction(monkeypatch):
+    """Of ``max_seconds`` nine tenths are kept for extraction, so that no busy machine uses them up; made of those for work."""
+    from dszig_py.usage import Ledger
+
+    monkeypatch.setattr(Ledger, "KEEP", 0.9)
+    monkeypatch.setattr(Ledger, "KEEP_SECONDS", float("inf"))
+    return lambda seconds: 10 * seconds

@@ -27,7 +27,7 @@ BIG_CHARS = 5_000_000
 class Answer:
     """What the server does with one request.
 
-    ``latency``: seconds before it answers. ``body`` replaces the whole body. ``usage``: (prompt, completion) tokens,
+    ``latency``: seconds before it answers; ``until``: what it waits for before. ``body`` replaces the whole body. ``usage``: (prompt, completion) tokens,
     ``None`` for none at all; by default a quarter of the characters. ``message`` is merged into the reply's message.
     """
 
@@ -35,6 +35,7 @@ class Answer:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     latency: float = 0.0
+    until: threading.Event | None = None
     fault: Fault | None = None
     body: bytes | None = None
     usage: tuple[int, int] | Literal["auto"] | None = "auto"
@@ -103,13 +104,13 @@ class ScriptedServer:
 
     def __enter__(self) -> ScriptedServer:
         self._thread.start()
-        if not self._started.wait(10):
+        if not self._started.wait(60):
             raise RuntimeError("the server did not start")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop()
-        self._thread.join(10)
+        self._thread.join(60)
 
     async def _serve(self) -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
@@ -179,7 +180,12 @@ class _Connection(asyncio.Protocol):
         answer = server.answer(body)
         if answer.fault == "hang":
             return
-        if answer.latency > 0:
+        self._answer(answer, body)
+
+    def _answer(self, answer: Answer, body: Body) -> None:
+        if answer.until is not None and not answer.until.is_set():
+            self.loop.call_later(0.01, self._answer, answer, body)
+        elif answer.latency > 0:
             self.loop.call_later(answer.latency, self._send, answer, body)
         else:
             self._send(answer, body)

@@ -19,9 +19,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from waiting import eventually
 
 from dszig_py import RLM, Budget, InputError, LMError, ReplayMismatch
 from dszig_py.lm import ScriptedLM
+from dszig_py.lm import cached as cached_module
 from dszig_py.lm.base import Message, Reply, Request, price_known
 from dszig_py.lm.cached import Cached
 from dszig_py.lm.gate import Gate
@@ -186,15 +188,14 @@ def test_identical_requests_at_the_same_time_make_one_call(kind, tmp_path):
 @BOTH
 def test_when_the_one_that_calls_is_cancelled_another_takes_over(kind, tmp_path):
     """The cancelled caller stops its call at once; those that waited are answered by one new call."""
-    lm = Slow(delay=lambda n: 30 if n == 0 else 0.01)
+    lm = Slow(delay=lambda n: 600 if n == 0 else 0.01)
     cached = Cached(lm, path=at(kind, tmp_path))
 
     async def main():
         leader, *followers = [asyncio.create_task(cached.complete(Request.of("x"))) for _ in range(10)]
-        while lm.asked == 0:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: lm.asked)
         leader.cancel()
-        return await asyncio.wait_for(asyncio.gather(*followers, leader, return_exceptions=True), 10)
+        return await asyncio.wait_for(asyncio.gather(*followers, leader, return_exceptions=True), 60)
 
     *replies, leader = asyncio.run(main())
     assert isinstance(leader, asyncio.CancelledError)
@@ -204,13 +205,23 @@ def test_when_the_one_that_calls_is_cancelled_another_takes_over(kind, tmp_path)
 
 def test_a_cancelled_waiter_harms_nobody():
     """The call goes on for the others."""
-    lm = Slow()
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    class Waits(Slow):
+        async def complete(self, request):
+            asked.set()
+            await answered.wait()
+            return await super().complete(request)
+
+    lm = Waits()
     cached = Cached(lm)
 
     async def main():
         tasks = [asyncio.create_task(cached.complete(Request.of("x"))) for _ in range(3)]
-        await asyncio.sleep(0.005)
+        await asked.wait()
         tasks[1].cancel()
+        await asyncio.wait(tasks[1:2])
+        answered.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     first, waiter, last = asyncio.run(main())
@@ -248,14 +259,15 @@ def test_event_loops_in_several_threads_share_a_cache(kind, tmp_path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert texts == [f"p{n % 10}" for n in range(100)] * 4
     assert 10 <= lm.asked <= 40
     assert cached.hits + cached.misses == 400
 
 
-def test_the_event_loop_stays_free_while_another_process_holds_the_file(tmp_path):
-    """A locked file delays the reply, not the loop."""
+def test_the_event_loop_stays_free_while_another_process_holds_the_file(tmp_path, monkeypatch):
+    """A locked file delays the reply, not the loop: it goes on until it lets go of the file itself."""
+    monkeypatch.setattr(cached_module, "BUSY_SECONDS", 60.0)
     path = tmp_path / "cache.sqlite"
     cached = Cached(echo(), path=path)
     ask(cached, "first")
@@ -263,21 +275,16 @@ def test_the_event_loop_stays_free_while_another_process_holds_the_file(tmp_path
     held.execute("BEGIN IMMEDIATE")
 
     async def main():
-        loop = asyncio.get_running_loop()
-        task, longest = asyncio.create_task(cached.complete(Request.of("second"))), 0.0
-        for n in range(60):
-            before = loop.time()
+        task = asyncio.create_task(cached.complete(Request.of("second")))
+        for _ in range(40):
             await asyncio.sleep(0.005)
-            longest = max(longest, loop.time() - before)
-            if n == 40:
-                assert not task.done()
-                held.execute("COMMIT")
-        return longest, await task
+        assert not task.done()
+        held.execute("COMMIT")
+        return await task
 
-    longest, reply = asyncio.run(main())
+    reply = asyncio.run(main())
     held.close()
     assert reply.text == "<second>"
-    assert longest < 0.15
 
 
 def test_a_hit_is_not_charged():
@@ -327,7 +334,7 @@ def test_a_forked_child_opens_the_file_for_itself(tmp_path):
     """
     # From 3.12 on Python warns of every fork of a process that has threads; this one has the file's.
     unwarned = [sys.executable, "-W", "ignore:This process (pid=:DeprecationWarning"]
-    ran = subprocess.run([*unwarned, "-c", textwrap.dedent(code)], cwd=REPO, capture_output=True, text=True, timeout=30)
+    ran = subprocess.run([*unwarned, "-c", textwrap.dedent(code)], cwd=REPO, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
@@ -674,7 +681,7 @@ def test_many_requests_at_once_from_several_threads(tmp_path):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
 
     all_threads(recorded)
     replayed = Replayed(path)
@@ -725,7 +732,7 @@ def test_a_recording_that_cannot_be_written_is_refused_before_any_call(tmp_path)
 odd_text = st.text(st.characters(exclude_categories=()), max_size=30)  # of category Cs, lone surrogates, as well
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(["p", "q", "\ud800", "ä\u2028\n"]) | odd_text, odd_text), max_size=8))
 def test_any_replies_are_recorded_and_replayed_exactly(tmp_path, exchange):
     """Whatever text a model gives, its replay gives the same."""
@@ -740,7 +747,7 @@ async def _all(lm, exchange):
     return [(await lm.complete(Request.of(prompt))).text for prompt, _ in exchange]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=odd_text | st.sampled_from(["\ud83d\ude00", "\ud83d" + "\ude00"]), finish=st.sampled_from(["", "stop"]))
 def test_any_reply_comes_back_from_a_file_exactly(tmp_path, text, finish):
     """Also two halves of a pair, which JSON's escapes would join into one character."""

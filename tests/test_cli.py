@@ -384,7 +384,7 @@ def test_stdout_that_is_not_utf8_gets_what_it_can_show(model: Model) -> None:
 
 def test_interrupted_is_130_with_the_trajectory_saved(tmp_path: Path, model: Model) -> None:
     command = model("print('first')", "print('second')")
-    slow = f"if [ -e once ]; then sleep 30; else touch once; {command}; fi"
+    slow = f"if [ -e once ]; then sleep 600; else touch once; {command}; fi"
     args = [sys.executable, "-m", "dszig_py", "-> answer", "--trace", "run.jsonl", "--main-cmd", slow]
     with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
@@ -392,7 +392,7 @@ def test_interrupted_is_130_with_the_trajectory_saved(tmp_path: Path, model: Mod
             if b"first" in line:
                 break
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in errors
     run = Trajectory.load(tmp_path / "run.jsonl")

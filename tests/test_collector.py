@@ -11,6 +11,7 @@ import weakref
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import eventually
 
 from dszig_py import RLM, collector
 from dszig_py.collector import MANY, SECONDS, Runs
@@ -82,13 +83,12 @@ def test_runs_that_fail_or_are_cancelled_count_as_ended():
     """What a run ends by changes nothing of it."""
 
     async def hang(prompt):
-        await asyncio.sleep(60)
+        await asyncio.sleep(600)
 
     async def go():
         rlm = RLM("text -> answer", lm=FunctionLM(hang), environment="inprocess")
         tasks = [asyncio.create_task(rlm.acall(text="t")) for _ in range(MANY + 4)]
-        while not frozen_now():
-            await asyncio.sleep(0.01)
+        await eventually(frozen_now)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -160,7 +160,7 @@ def test_an_abandoned_run_that_the_collection_ends_ends_without_a_deadlock():
     clock.now = SECONDS
     thread = threading.Thread(target=enter, args=(runs, 1), daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     leave(runs, MANY + 1)
     assert not frozen_now()

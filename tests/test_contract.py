@@ -324,7 +324,7 @@ def _wrapped(draw_text):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="Xq7vS3cret"), min_size=3, max_size=20), BIG, st.data())
 def test_a_prompt_never_holds_more_of_an_input_than_the_preview(piece, times, data):
     """Whatever the value: its text in the prompt is bounded, and the middle of it is not there."""

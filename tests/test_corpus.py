@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_server import Answer, ScriptedServer
+from waiting import eventually, within
 
 from dszig_py import RLM, Budget, File, Folder, InputError, LMError, Text
 from dszig_py.corpus import Mapped, _work
@@ -52,7 +53,7 @@ def test_results_come_in_the_order_of_the_inputs_where_asked():
 
     def reply(request):
         if "'0'" in request.messages[1].content:
-            gate.wait(10)
+            gate.wait(60)
         elif "'3'" in request.messages[1].content:
             gate.set()
         return SUBMIT
@@ -136,7 +137,7 @@ def test_a_killed_map_goes_on(tmp_path):
         process = subprocess.Popen([sys.executable, "-c", program, str(path), server.url])
         assert reached.wait(60)
         process.kill()
-        process.wait(30)
+        process.wait(60)
         options = {"api_base": server.url, "api_key": "k"}
         rlm = RLM("text: str -> answer: int", lm="openai/x", lm_options=options, environment="inprocess")
         assert sorted(r.outputs["answer"] for r in rlm.map(texts(6), path=path)) == [0, 2, 4, 6, 8, 10]
@@ -258,16 +259,14 @@ def test_a_loop_that_is_broken_out_of_stops_the_runs(how):
     async def broken_out_of():
         async for _ in work_of(rlm.map(texts(1_000), max_concurrency=2)):
             break
-        while not seen[0].over:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: seen[0].over)
 
     if how == "for":
         for _ in work_of(rlm.map(texts(1_000), max_concurrency=2)):
             break
-        while not seen[0].over:
-            threading.Event().wait(0.001)
+        within(lambda: seen[0].over)
     else:
-        asyncio.run(asyncio.wait_for(broken_out_of(), 20))
+        asyncio.run(broken_out_of())
     goes_on.set()
     assert len(begun) <= 3
 
@@ -319,7 +318,7 @@ def test_several_threads_take_each_result_once():
         results, together, found = rlm.map(texts(60)), threading.Barrier(8), []
 
         def take(results=results, together=together, found=found):
-            together.wait(20)
+            together.wait(60)
             found.extend(r.index for r in results)
 
         threads = [threading.Thread(target=take) for _ in range(8)]
@@ -428,18 +427,18 @@ def test_a_generator_may_fill_the_same_dict_again():
 
 def test_a_generator_that_never_goes_on_does_not_hold_up_leaving(tmp_path):
     """Nor does it keep the results' file."""
-    goes_on = threading.Event()
+    goes_on, went_on = threading.Event(), []
 
     def stuck():
         yield {"text": "1"}
-        goes_on.wait(60)
+        went_on.append(goes_on.wait(600))
 
     rlm, _ = doubler()
     path = tmp_path / "r.jsonl"
     try:
         with rlm.map(stuck(), path=path) as results:
             next(results)
-        assert results._task.wait(0)
+        assert results._task.wait(0) and not went_on
         assert [r.prediction for r in rlm.map(texts(2)[1:], path=path)] == [None]
     finally:
         goes_on.set()
@@ -460,7 +459,7 @@ def test_results_that_nobody_takes_hold_up_further_runs(monkeypatch):
     rlm, _ = doubler()
     with rlm.map(endless(), max_concurrency=2) as results:
         next(results)
-        assert enough.wait(20)
+        assert enough.wait(60)
         for taken in range(1, 40):
             next(results)
             assert len(begun) <= taken + 1 + 10 + 2

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import eventually, within
 
 from dszig_py import RLM, Budget
 from dszig_py.errors import InputError, LMError
@@ -47,13 +48,6 @@ def refused(model: LM, prompt: str | Request = "hello") -> LMError:
     with pytest.raises(LMError) as caught:
         ask(model, prompt)
     return caught.value
-
-
-async def eventually(true, seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        await asyncio.sleep(0.01)
 
 
 # names and addresses
@@ -185,7 +179,7 @@ def test_openai_itself_is_sent_its_own_name_for_the_limit():
 
 
 @given(st.text(alphabet=st.characters(), max_size=200))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_text_can_be_sent(text):
     """Whatever a str can hold becomes a valid body; lone surrogates become question marks."""
     body = _completions.body_of("m", Request.of(text), {}, openai=False, schema=False, stream=False)
@@ -346,11 +340,11 @@ def test_a_spent_account_is_not_retryable(server):
 
 def test_retry_after(server):
     """The wait asked for is read from seconds, milliseconds and dates."""
-    date = email.utils.formatdate(time.time() + 60, usegmt=True)
+    date = email.utils.formatdate(time.time() + 3_600, usegmt=True)
     headers = [{"Retry-After": "2"}, {"retry-after-ms": "1500", "retry-after": "9"}, {"Retry-After": date}, {}]
     server.script([Answer(status=429, headers=each) for each in headers])
     waits = [refused(lm(server)).retry_after for _ in headers]
-    assert waits[:2] == [2.0, 1.5] and waits[3] is None and 50 < waits[2] <= 60
+    assert waits[:2] == [2.0, 1.5] and waits[3] is None and 3_000 < waits[2] <= 3_600
 
 
 def test_a_timeout_is_retryable(server):
@@ -420,7 +414,7 @@ def test_a_stream_that_breaks_off_is_a_failure(server):
 
 
 @given(st.text(max_size=60), st.integers(1, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_stream_may_be_cut_anywhere(text, size):
     """However the network cuts a stream's bytes, inside a line or a character, the text is the same."""
     chunks = [{"choices": [{"delta": {"content": char}}]} for char in text] + [
@@ -455,7 +449,7 @@ def test_connections_are_kept(server):
 
 
 def test_cancelling_closes_the_connection(server):
-    """A cancelled call ends at once and hangs up."""
+    """A cancelled call whose answer never comes ends, and hangs up."""
     server.script([Answer(fault="hang")])
 
     async def main() -> None:
@@ -463,7 +457,7 @@ def test_cancelling_closes_the_connection(server):
         await eventually(lambda: server.in_flight == 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await task
+            await asyncio.wait_for(task, 60)
         await eventually(lambda: server.dropped == 1)
 
     asyncio.run(main())
@@ -474,10 +468,8 @@ def test_event_loops_have_sessions_of_their_own_and_close_them(server):
     model = lm(server)
     for _ in range(3):
         assert ask(model).text == "hello"
-    end = time.monotonic() + 5
-    while server.open and time.monotonic() < end:
-        time.sleep(0.01)
-    assert not server.open and not [loop for loop in _sessions._open if loop.is_closed()]
+    within(lambda: not server.open)
+    assert not [loop for loop in _sessions._open if loop.is_closed()]
 
 
 def test_copies(server):

@@ -145,7 +145,7 @@ def test_the_command_line_takes_documents_with_an_at_sign(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["a.pdf", "a.docx", "a.xlsx"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.binary(max_size=300))
 def test_broken_files_are_refused_with_their_names(tmp_path_factory, name, data):
     """Whatever the bytes are: an InputError, no other."""

@@ -12,15 +12,16 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import pytest
+from costs import seconds_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import within
 
 from dszig_py import Budget, InputError, LMError
 from dszig_py.evals import (
@@ -146,7 +147,7 @@ BRUTE = {
 }
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sampled_from(sorted(TASKS)), st.integers(3_000, 16_000), st.integers(0, 10**6), st.integers(0, 50))
 def test_every_oracle_is_found_again_by_brute_force(name, length, seed, index):
     """The answer follows from context and question alone, and scores 1."""
@@ -165,11 +166,12 @@ def test_a_context_has_the_length_asked_for(name, length):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_longest_contexts_are_made_in_seconds(name):
-    """10 million characters."""
-    started = time.perf_counter()
-    assert abs(len(TASKS[name].example(10_000_000).inputs["context"]) - 10_000_000) < 200_000
-    assert time.perf_counter() - started < 8
+def test_the_longest_contexts_take_work_in_proportion(name):
+    """10 million characters are made; sixteen times as many take about sixteen times as long, and not its square."""
+    task = TASKS[name]
+    assert abs(len(task.example(10_000_000).inputs["context"]) - 10_000_000) < 200_000
+    few, many = (seconds_of(lambda size=size: task.example(size)) for size in (250_000, 4_000_000))
+    assert many < 64 * max(few, 0.005)
 
 
 def digest():
@@ -533,15 +535,20 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path):
     """SIGKILL in the middle, and half a line at the end of the file: every finished row counts, none is run twice."""
     path = tmp_path / "r.jsonl"
     code = f"""
+        import asyncio
         from dszig_py.evals import ReaderLM, evaluate
-        evaluate("needle", lm=ReaderLM(delay=0.05), lengths=(4_000,), n=60, path={str(path)!r}, max_concurrency=4)
+        done = []
+        class Stuck(ReaderLM):
+            async def complete(self, request):
+                await asyncio.sleep(600 if len(done) >= 12 else 0)
+                return await super().complete(request)
+        options = dict(lm=Stuck(), lengths=(4_000,), n=60, path={str(path)!r}, max_concurrency=4)
+        evaluate("needle", **options, on_row=done.append)
     """
     child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
     try:
-        deadline = time.monotonic() + 30
-        while not path.exists() or path.read_bytes().count(b"\n") < 12:
-            assert time.monotonic() < deadline and child.poll() is None
-            time.sleep(0.01)
+        within(lambda: child.poll() is not None or (path.exists() and path.read_bytes().count(b"\n") >= 12))
+        assert child.poll() is None
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
@@ -748,7 +755,7 @@ def test_the_same_evaluation_runs_on_ray(tmp_path):
     env = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(tmp_path), "MARK": str(tmp_path / "mark")}
     with (tmp_path / "log").open("w") as log:  # not a pipe: Ray's servers would hold it open
         run = [sys.executable, "-c", textwrap.dedent(RAY)]
-        done = subprocess.run(run, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env, cwd=tmp_path, timeout=120,
+        done = subprocess.run(run, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env, cwd=tmp_path, timeout=600,
                               check=False)  # fmt: skip
     assert done.returncode == 0 and "fine" in (tmp_path / "log").read_text(), (tmp_path / "log").read_text()[-4_000:]
 
@@ -773,7 +780,7 @@ def test_a_process_that_made_a_synchronous_call_can_fork():
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """
     run = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)]
-    assert subprocess.run(run, capture_output=True, text=True, timeout=20, check=True).stdout.strip() == "7"
+    assert subprocess.run(run, capture_output=True, text=True, timeout=60, check=True).stdout.strip() == "7"
 
 
 @pytest.mark.parametrize(

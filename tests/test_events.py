@@ -108,7 +108,7 @@ def test_a_failing_consumer_is_logged_once(caplog, error):
 
 def test_ctrl_c_in_a_stream_ends_its_run():
     """Also where the exception keeps the stream alive, as notebooks do; it carries what there is."""
-    stuck = ScriptedLM(["late"], delay=60)
+    stuck = ScriptedLM(["late"], delay=600)
     code = "```python\nllm_query('never answered')\n```"
     stream = RLM("text -> answer", lm=ScriptedLM([code]), sub_lm=stuck).stream(text="t")
     interrupt = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
@@ -252,7 +252,7 @@ def test_a_server_that_does_not_stream_is_asked_for_the_whole(server):
 def test_a_provider_that_goes_silent_ends_in_a_typed_failure(server, monkeypatch):
     """After its own timeout, tried again as any other; nothing hangs."""
     monkeypatch.setattr(gate, "FIRST_BACKOFF", 0.01)
-    told = list(over_http(server, [Answer(fault="hang"), END], lm=http(server, timeout=0.3)).stream(text="t"))
+    told = list(over_http(server, [Answer(fault="hang"), END], lm=http(server, timeout=1.0)).stream(text="t"))
     assert told[-1].prediction.answer == "done"
 
 

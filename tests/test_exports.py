@@ -160,7 +160,7 @@ def test_a_compaction_is_told_before_the_decision_it_was_made_for(trajectory):
     assert [event["event"] for event in events[at - 1 : at + 2]] == ["repl_observation", "compaction", "iteration"]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(trajectories(), st.sampled_from([None, float("inf"), float("nan"), -1e300]))
 def test_whatever_can_be_loaded_can_be_exported(run, odd):
     """Strict JSON without infinities, also of times that are none and of ints too long to be written."""

@@ -8,18 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 
 import anyio
 import pytest
+import waiting
 from scripted_server import Answer, ScriptedServer
 
 from dszig_py import RLM, Budget, LMError
 from dszig_py.lm import LiteLLM
 from dszig_py.lm import gate as gate_module
 from dszig_py.lm.litellm import close_clients
-
-WITHIN = 30  # seconds, by far; the faults themselves take fractions of one
 
 FAULTS = {
     "429 without Retry-After": Answer(status=429),
@@ -52,8 +50,9 @@ def server():
         yield started
 
 
-def model(server, name):
-    return LiteLLM(f"openai/{name}", api_base=server.url, api_key="k", timeout=0.5)
+def model(server, name, fault, seconds=0.5):
+    """``seconds``: its timeout where the fault is a hang, which is all that is to meet it."""
+    return LiteLLM(f"openai/{name}", api_base=server.url, api_key="k", timeout=seconds if fault == "hang" else 60.0)
 
 
 def sockets():
@@ -85,7 +84,7 @@ def workers():
 
 async def watched(rlm, **inputs):
     """One run on a loop of its own, with what it left: (prediction or error, tasks)."""
-    with anyio.fail_after(WITHIN):
+    with anyio.fail_after(waiting.SECONDS):
         try:
             outcome = await rlm.acall(**inputs)
         except LMError as error:
@@ -93,7 +92,7 @@ async def watched(rlm, **inputs):
     await close_clients()
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not is_litellms(task)]
     if tasks:
-        await asyncio.wait(tasks, timeout=5)
+        await asyncio.wait(tasks, timeout=waiting.SECONDS)
     return outcome, [task for task in tasks if not task.done()]
 
 
@@ -108,12 +107,8 @@ def run(server, rlm):
     before, processes = sockets(), workers()
     outcome, tasks = asyncio.run(watched(rlm, text="t"))
     assert not tasks
-    until = (
-        time.monotonic() + 5
-    )  # the kernel takes killed processes and the server its ends of sockets down in their time
-    while (more := (workers() - processes) | (sockets() - before)) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not more
+    left = lambda: (workers() - processes) | (sockets() - before)  # noqa: E731 - what is waited for, and what is told
+    waiting.within(lambda: not left(), told=left)  # the kernel and the server take theirs down in their time
     return outcome
 
 
@@ -126,7 +121,8 @@ def test_a_fault_that_passes_is_outlived(server, name):
             "sub": [FAULTS[name], "fine"],
         }
     )
-    outcome = run(server, RLM("text -> answer", lm=model(server, "root"), sub_lm=model(server, "sub")))
+    root, sub = (model(server, each, name, seconds=2.0) for each in ("root", "sub"))
+    outcome = run(server, RLM("text -> answer", lm=root, sub_lm=sub))
     assert outcome.termination.kind == "submitted"
     told = {"empty choices": "", "content None": "", "10 MB reply": "xxxx"}.get(name, "fine")
     assert outcome.answer == told, "an empty or a huge reply is a reply"
@@ -136,7 +132,7 @@ def test_a_fault_that_passes_is_outlived(server, name):
 def test_a_fault_of_the_deciding_model_that_stays_ends_the_run(server, name):
     """With a typed error that carries the trajectory, or by a limit where the reply was one, though useless."""
     server.script({"root": [FAULTS[name]] * 60})
-    rlm = RLM("text -> answer", lm=model(server, "root"), max_iters=2)
+    rlm = RLM("text -> answer", lm=model(server, "root", name), max_iters=2)
     outcome = run(server, rlm)
     if name in ("empty choices", "content None", "10 MB reply"):
         assert outcome.termination.kind == "max_iters"
@@ -164,7 +160,7 @@ SUBMIT(answer=f"{one[:20]}|{many[0]}|{isinstance(many[1], Exception)}")
         return FAULTS[name] if asked == "bad" else "fine"
 
     server.handler = handler
-    outcome = run(server, RLM("text -> answer", lm=model(server, "root"), sub_lm=model(server, "sub")))
+    outcome = run(server, RLM("text -> answer", lm=model(server, "root", name), sub_lm=model(server, "sub", name)))
     useless = {"empty choices": "", "content None": "", "10 MB reply": "x" * 20}
     if name in useless:
         assert outcome.answer == f"{useless[name]}|fine|False"
@@ -175,9 +171,16 @@ SUBMIT(answer=f"{one[:20]}|{many[0]}|{isinstance(many[1], Exception)}")
 
 
 def test_a_hang_ends_with_the_run_s_seconds(server):
-    """No timeout of the model's own: the budget's deadline stops the request, and extraction gets what is kept for it."""
+    """No timeout of the model's own: the budget's deadline stops the request that would never be answered."""
     server.handler = lambda body: "```python\nllm_query('q')\n```" if body["model"] == "root" else Answer(fault="hang")
     lms = [LiteLLM(f"openai/{name}", api_base=server.url, api_key="k", timeout=None) for name in ("root", "sub")]
-    outcome = run(server, RLM("text -> answer", lm=lms[0], sub_lm=lms[1], budget=Budget(max_seconds=1.5)))
-    assert outcome.termination.kind == "max_seconds"
-    assert server.dropped >= 1
+    kinds = []
+
+    def attempt(seconds):
+        outcome = run(server, RLM("text -> answer", lm=lms[0], sub_lm=lms[1], budget=Budget(max_seconds=seconds)))
+        kinds.append(outcome.termination.kind)
+        return any(request.body["model"] == "sub" for request in server.requests)
+
+    waiting.reached(attempt, 1.5)
+    assert set(kinds) == {"max_seconds"}
+    waiting.within(lambda: server.dropped >= 1)

@@ -437,10 +437,10 @@ def test_a_bar_leads_to_its_iteration_unfolded(tmp_path):
 
 @browser
 def test_thousands_of_sub_calls_open(tmp_path):
-    """Loaded, laid out and dumped by a cold browser that is given no longer than other pages take."""
+    """Loaded, laid out and dumped by a cold browser, as other pages are."""
     file = tmp_path / "many.html"
     file.write_text(page(many()), encoding="utf-8")
-    dumped = chromium("--dump-dom", file.as_uri(), timeout=20)
+    dumped = chromium("--dump-dom", file.as_uri())
     assert dumped.count("<li>") >= 5_000
 
 

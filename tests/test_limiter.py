@@ -62,7 +62,7 @@ async def hold(slots, counter, turns):
             counter.leave()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 10**6))
 def test_never_more_than_allowed_and_nobody_lost(total, loops, seed):
     """Several event loops in threads, tasks cancelled at any moment: the rest all get in, and no slot leaks."""
@@ -75,14 +75,14 @@ def test_never_more_than_allowed_and_nobody_lost(total, loops, seed):
         for task in unlucky:
             await asyncio.sleep(0)
             task.cancel()
-        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
         expected.append(sum(r is None for r in results))
 
     threads = [threading.Thread(target=lambda n=n: asyncio.run(crowd(random.Random(seed + n)))) for n in range(loops)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert len(expected) == loops, "a loop hung"
     assert counter.most <= total
     assert (counter.inside, slots.held, len(slots._waiting)) == (0, 0, 0)
@@ -118,7 +118,7 @@ def test_waiters_of_a_closed_loop_are_passed_over():
             other = asyncio.create_task(hold(slots, Counter(), 0))
             await asyncio.sleep(0)
             gone.close()
-        await asyncio.wait_for(other, 5)
+        await asyncio.wait_for(other, 60)
         return waiting
 
     waiting = asyncio.run(go())
@@ -193,7 +193,7 @@ def test_a_model_that_runs_an_rlm_does_not_wait_for_its_own_slot():
     thread = threading.Thread(target=lambda: told.append(rlm(text="t").answer), daemon=True)
     try:
         thread.start()
-        thread.join(20)
+        thread.join(60)
     finally:
         limiter.limit(before)
     assert (told, limiter.process.held) == (["in in in"], 0)

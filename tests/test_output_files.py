@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import within
 
 from dszig_py import RLM, Budget, File, InputError, LMError, SignatureError, Strategy, Trajectory, outputs, scratch
 from dszig_py.cli import main
@@ -221,7 +221,7 @@ PARTS = st.lists(st.sampled_from(["..", ".", "", "a", "b", "link", "\n", "\udc80
 
 
 @given(PARTS, st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_path_leads_out_of_the_folder(parts, absolute):
     """Whatever a path is made of, what is opened is a file that was written inside, or nothing."""
     folder = Scratch()
@@ -459,7 +459,7 @@ def test_the_folder_is_gone_however_a_run_ends(out, temporary):
         entered = asyncio.Event()
         tools = {"tell": lambda: loop.call_soon_threadsafe(entered.set)}
         loop = asyncio.get_running_loop()
-        lm = ScriptedLM([cell(f"{WRITE}\ntell()\nimport time\ntime.sleep(60)")])
+        lm = ScriptedLM([cell(f"{WRITE}\ntell()\nimport time\ntime.sleep(600)")])
         task = asyncio.create_task(RLM("q -> report: File", lm=lm, tools=tools, output_dir=out).acall(q="?"))
         await entered.wait()
         task.cancel()
@@ -476,7 +476,7 @@ import sys, tempfile
 tempfile.tempdir = sys.argv[1]
 from dszig_py import RLM
 from dszig_py.testing import ScriptedLM
-code = "open(f'{scratch}/x', 'w').write('x')\\ntell()\\nimport time\\ntime.sleep(60)"
+code = "open(f'{scratch}/x', 'w').write('x')\\ntell()\\nimport time\\ntime.sleep(600)"
 RLM("q -> report: File", lm=ScriptedLM(["```python\\n" + code + "\\n```"]), tools={"tell": lambda: print("on", flush=True)}, output_dir=sys.argv[1] + "/out")(q="?")
 """
 
@@ -530,10 +530,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next(temporary, monkeypa
     os.kill(host.pid, signal.SIGKILL)
     host.wait()
     host.stdout.close()
-    deadline = time.monotonic() + 30
-    while not swept() and time.monotonic() < deadline:
-        time.sleep(0.05)  # the worker ends when it sees that its host is gone
-    assert not left.exists()
+    within(swept)  # the worker ends when it sees that its host is gone
     fresh = temporary / "dszig-scratch-fresh"
     fresh.mkdir()
     scratch._swept.clear()
@@ -543,16 +540,14 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next(temporary, monkeypa
 
 def test_a_submission_that_came_too_late_does_not_count(out):
     """A thread that SUBMITs between two cells is not heard, keeps nothing from being submitted, and leaves no file."""
-    late = f"{WRITE}\nimport threading\ndef late():\n    import time\n    time.sleep(0.05)\n    SUBMIT(report='report.md')\nt = threading.Thread(target=late)\nt.start()"
+    late = f"{WRITE}\nimport threading\ndef late():\n    import time\n    time.sleep(1)\n    SUBMIT(report='report.md')\nt = threading.Thread(target=late)\nt.start()"
     seen = []
 
     def decided(prompt):
         if "def late" not in prompt:
             return cell(late)
-        deadline = time.monotonic() + 10
-        while not seen and time.monotonic() < deadline:
-            seen.extend(os.listdir(out) if out.exists() else [])
-            time.sleep(0.01)
+        within(lambda: out.exists() and os.listdir(out))
+        seen.extend(os.listdir(out))
         return cell("t.join()\nSUBMIT(report='report.md')")
 
     prediction = RLM("q -> report: File", lm=decided, output_dir=out)(q="?")

@@ -189,7 +189,7 @@ RUNS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(RUNS, st.integers(2_000, 60_000))
 def test_a_history_is_bounded_with_its_newest_observation_whole(run, room):
     """At any length: the newest iteration and at most what the strategy allows besides."""
@@ -210,7 +210,7 @@ def test_code_of_megabytes_is_not_sent_back():
     assert "characters left out" in told[0].content
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(RUNS, st.integers(2_000, 60_000))
 def test_between_two_steps_each_history_is_a_prefix_of_the_next(run, room):
     """And a step is only taken when the whole observations pass half of the room."""

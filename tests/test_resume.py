@@ -76,7 +76,7 @@ def test_a_killed_run_resumes_without_asking_for_a_reply_twice(tmp_path, hold):
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert provider.reached.wait(60)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
         assert Trajectory.load(trace).termination is None
         trace.write_bytes(trace.read_bytes()[:-7])  # the last line was cut
         journal = trace.with_name("run.jsonl.resume")

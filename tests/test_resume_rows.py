@@ -67,10 +67,10 @@ def killed(provider, arguments, env=None):
     """A program that is ended by SIGKILL once it waits for the reply it never gets."""
     process = subprocess.Popen([sys.executable, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        assert provider.reached.wait(30), process.communicate(timeout=1)
+        assert provider.reached.wait(60), process.communicate(timeout=1)
     finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
 
 
 def test_a_killed_evaluation_goes_on_within_the_run_that_was_under_way(tmp_path, monkeypatch, capsys):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from waiting import eventually, reached
 
 from dszig_py import RLM, Budget, InputError, LimitReached, LMError, Strategy, Trajectory
 from dszig_py.events import IterationFinished, RunFinished, RunStarted, SubCallFinished
@@ -171,21 +172,24 @@ def test_a_provider_failure_at_the_root_raises_with_the_trajectory_attached():
     assert (partial.termination.kind, partial.termination.cause) == ("error", "provider")
 
 
-def test_max_seconds_cuts_a_running_cell_and_still_extracts():
-    """A deadline is kept within half a second, with the extraction inside it."""
-    started = time.monotonic()
-    pred, _ = answer(cell("while True: pass"), '{"answer": "cut"}', budget=Budget(max_seconds=2))
-    assert time.monotonic() - started < 2.6
-    assert pred.termination.kind == "max_seconds"
-    assert pred.answer == "cut"
+def test_max_seconds_cuts_a_running_cell_and_still_extracts(ample_extraction):
+    """A cell that would run for ever is stopped by the deadline, and the outputs are extracted in what is kept of it."""
+    begun, preds = [], []
+
+    def attempt(seconds):
+        code, budget = "tell()\nwhile True: pass", Budget(max_seconds=ample_extraction(seconds))
+        tools = {"tell": lambda: begun.append(seconds)}
+        preds.append(answer(cell(code), '{"answer": "cut"}', budget=budget, tools=tools)[0])
+        return begun
+
+    reached(attempt, 2)
+    assert (preds[-1].termination.kind, preds[-1].answer) == ("max_seconds", "cut")
 
 
 def test_max_seconds_cuts_a_hanging_model_call():
     """The request in flight is cancelled."""
-    rlm = RLM("text -> answer", lm=ScriptedLM(["x"], delay=60), budget=Budget(max_seconds=1))
-    started = time.monotonic()
+    rlm = RLM("text -> answer", lm=ScriptedLM(["x"], delay=600), budget=Budget(max_seconds=1))
     pred = rlm(text="t")
-    assert time.monotonic() - started < 1.6
     assert pred.termination.kind == "max_seconds"
     assert pred.answer is None
 
@@ -256,26 +260,21 @@ def test_contextvars_of_the_caller_reach_the_models():
 
 
 def test_acall_runs_on_the_callers_loop_and_cancelling_stops_the_worker():
-    """Cancellation propagates at once and carries what there is."""
+    """Cancellation propagates from a cell that would run for ever, and carries what there is."""
 
     async def main():
-        lm = ScriptedLM([cell("x = 1"), cell("while True: pass")])
-        running = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def on_event(event):
-            if isinstance(event, IterationFinished):
-                loop.call_soon_threadsafe(running.set)
-
-        task = asyncio.create_task(RLM("text -> answer", lm=lm, on_event=on_event).acall(text="t"))
-        await running.wait()
-        started = time.monotonic()
+        lm, told = ScriptedLM([cell("x = 1"), cell("import os\ntell(os.getpid())\nwhile True: pass")]), []
+        task = asyncio.create_task(RLM("text -> answer", lm=lm, tools={"tell": told.append}).acall(text="t"))
+        await eventually(lambda: told)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return time.monotonic() - started
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await asyncio.wait_for(task, 60)
+        await eventually(lambda: not os.path.exists(f"/proc/{told[0]}"))
+        return caught.value.prediction
 
-    assert asyncio.run(main()) < 1.0
+    prediction = asyncio.run(main())
+    assert prediction.termination.kind == "cancelled"
+    assert len(prediction.trajectory.iterations) == 2
 
 
 def test_ctrl_c_stops_the_run_and_carries_the_partial_prediction():
@@ -418,7 +417,7 @@ def test_an_input_that_cannot_leave_the_process_is_refused_with_a_sentence():
         answer(cell("SUBMIT('x')"), text=threading.Lock())
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(alphabet="abcdefghij \n", min_size=3_000, max_size=6_000), st.integers(0, 2_900))
 def test_no_prompt_holds_more_of_an_input_than_its_preview_and_what_code_printed(filler, at):
     """The invariant the whole thing stands on: the middle of a big input reaches no prompt unless code sends it."""

@@ -106,7 +106,7 @@ def test_a_damaged_run_does_not_hide_the_others(folder, capsys, row, values):
     assert [row["number"] for row in rows] == [1, 2, 3] and rows[0]["tokens"] == rows[2]["tokens"] == 120
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(trajectories(), trajectories(), st.sampled_from([None, float("inf"), float("nan"), -1e300]))
 def test_whatever_can_be_loaded_can_be_shown(first, second, odd):
     """In the terminal, alone and beside another, also times that are none and ints too long to be written."""

@@ -367,7 +367,7 @@ def _signatures(draw: st.DrawFn) -> Signature:
     return Signature(fields[:cut], fields[cut:])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(_signatures())
 def test_text_round_trips(signature: Signature) -> None:
     """Reading what a signature writes gives the same signature: names, order, and types to the last quote."""
@@ -383,7 +383,7 @@ _fragments = st.lists(st.sampled_from(_pieces), max_size=30).map("".join)
 
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")  # of the text's own escapes
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=800)
 @given(st.text() | _fragments | _fragments.map(lambda text: f"a: {text} -> b"))
 @example("a: Literal['" + "\\" * 3)
 def test_any_text_gives_a_signature_or_a_signature_error(text: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
 import warnings
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dszig_py.replies import Extracted, extract_code
 from dszig_py.text import clean, preview, truncate
+from tests.costs import seconds_of
 
 MARKER = re.compile(r"\n\.\.\. \[([\d,]+) of ([\d,]+) characters left out\] \.\.\.\n")
 # No brackets, so that the text itself never looks like a marker.
@@ -328,46 +329,46 @@ def test_trial_parses_raise_and_show_no_warnings() -> None:
     assert not seen
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        "The answer is far away. " * 90_000,
-        "word\n" * 400_000,
-        "`" * 2_000_000,
-        "```\n" * 500_000,
-        "a ```\n" * 300_000,
-        "```python\nprint(1)\n```\n" * 100_000,
-        "".join(f"```python\nprint({i}\n```\n" for i in range(100_000)),
-        "```bash\nls\n```\n" * 100_000,
-        "```\nnot python here\n```\n" * 100_000,
-        '```json\n{"code": \n```\n' * 100_000,
-        "<think>" * 300_000,
-        "</think>" * 250_000,
-        "<code>" * 300_000,
-        "<code>a</code>" * 150_000,
-        "```python\n" + "x = [1, 2, 3]\n" * 150_000,
-        "```python\n" + "x = '''\n```\n" * 100_000,
-        "[[ ## code ## ]]\n" * 100_000,
-        '{"code": ' * 200_000,
-        "(" * 2_000_000,
-        "x = " + "(" * 150_000 + ")" * 150_000,
-        "x = " + "-" * 200_000 + "1",
-        "{" * 500_000,
-        "[" * 500_000,
-        '"a" ' * 500_000,
-        "\x1b]0;" * 400_000,
-        " " * 1_000_000 + "x" + "\n" * 1_000_000,
-        "> " * 1_000_000 + "```python\nx = 1\n```",
-        "```python " + "a=b " * 500_000,
-        "```{" + "a " * 500_000,
-    ],
-    ids=lambda reply: repr(reply[:24]),
-)
-def test_megabytes_take_no_more_than_moments(reply: str) -> None:
-    """Whatever is repeated, time stays about linear."""
-    start = time.perf_counter()
-    got = extract_code(reply)
-    assert time.perf_counter() - start < 2
+REPEATED = [
+    (lambda n: "The answer is far away. " * n, 90_000),
+    (lambda n: "word\n" * n, 400_000),
+    (lambda n: "`" * n, 2_000_000),
+    (lambda n: "```\n" * n, 500_000),
+    (lambda n: "a ```\n" * n, 300_000),
+    (lambda n: "```python\nprint(1)\n```\n" * n, 100_000),
+    (lambda n: "".join(f"```python\nprint({i}\n```\n" for i in range(n)), 100_000),
+    (lambda n: "```bash\nls\n```\n" * n, 100_000),
+    (lambda n: "```\nnot python here\n```\n" * n, 100_000),
+    (lambda n: '```json\n{"code": \n```\n' * n, 100_000),
+    (lambda n: "<think>" * n, 300_000),
+    (lambda n: "</think>" * n, 250_000),
+    (lambda n: "<code>" * n, 300_000),
+    (lambda n: "<code>a</code>" * n, 150_000),
+    (lambda n: "```python\n" + "x = [1, 2, 3]\n" * n, 150_000),
+    (lambda n: "```python\n" + "x = '''\n```\n" * n, 100_000),
+    (lambda n: "[[ ## code ## ]]\n" * n, 100_000),
+    (lambda n: '{"code": ' * n, 200_000),
+    (lambda n: "(" * n, 2_000_000),
+    (lambda n: "x = " + "(" * n + ")" * n, 150_000),
+    (lambda n: "x = " + "-" * n + "1", 200_000),
+    (lambda n: "{" * n, 500_000),
+    (lambda n: "[" * n, 500_000),
+    (lambda n: '"a" ' * n, 500_000),
+    (lambda n: "\x1b]0;" * n, 400_000),
+    (lambda n: " " * n + "x" + "\n" * n, 1_000_000),
+    (lambda n: "> " * n + "```python\nx = 1\n```", 1_000_000),
+    (lambda n: "```python " + "a=b " * n, 500_000),
+    (lambda n: "```{" + "a " * n, 500_000),
+]
+
+
+@pytest.mark.parametrize(("repeated", "times"), REPEATED, ids=[repr(repeated(24)[:24]) for repeated, _ in REPEATED])
+def test_megabytes_take_time_in_proportion(repeated: Callable[[int], str], times: int) -> None:
+    """Whatever is repeated, sixteen times as much takes about sixteen times as long, and not its square."""
+    replies = [repeated(times // part) for part in (64, 16, 4, 1)]
+    taken = [max(seconds_of(lambda reply=reply: extract_code(reply)), 0.005) for reply in replies]
+    assert taken[2] < 64 * taken[0] and taken[3] < 64 * taken[1], taken
+    got = extract_code(replies[-1])
     assert got.cells or got.problem
     assert len(got.cells) <= 50
 

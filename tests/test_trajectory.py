@@ -125,7 +125,6 @@ def example(**fields):
     return Trajectory("r", "text -> answer", **{**values, **fields})
 
 
-@settings(deadline=None)
 @given(trajectories())
 def test_what_is_saved_loads_back_equal(trajectory):
     """Children, odd text, huge numbers and values of any kind included."""
@@ -136,7 +135,6 @@ def test_what_is_saved_loads_back_equal(trajectory):
     assert [call.id for call in loaded.sub_calls()] == [call.id for call in trajectory.sub_calls()]
 
 
-@settings(deadline=None)
 @given(trajectories(), st.data())
 def test_a_file_cut_anywhere_loads_as_far_as_it_goes(trajectory, data):
     """A run killed while it was written leaves what it had done; a file cut before its first line is whole has no run."""
@@ -159,7 +157,7 @@ def test_a_file_cut_anywhere_loads_as_far_as_it_goes(trajectory, data):
     assert len(loaded.iterations) - len(whole) <= 1  # the one that was under way
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_damage_of_any_kind_is_a_value_error_or_does_no_harm(data):
     """One value somewhere is of another type: a trajectory of the right types, or a ValueError, nothing else."""

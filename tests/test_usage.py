@@ -153,7 +153,7 @@ def lineage(ledger):
 
 
 TestTree = Tree.TestCase
-TestTree.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTree.settings = settings(max_examples=150, stateful_step_count=40)
 
 
 @pytest.mark.parametrize("settled", [True, False])

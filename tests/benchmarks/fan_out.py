@@ -2,7 +2,7 @@
 
 A scripted OpenAI-compatible server on loopback, in a process of its own, answers after a set latency. Bare is
 ``litellm.acompletion`` and ``asyncio.gather``. Medians of the pairs' ratios are what counts; absolute times move with
-the machine.
+the machine. Then how late a run ends that has seconds, in five rounds; asked is half a second at most.
 """
 
 from __future__ import annotations
@@ -139,6 +139,40 @@ def measure(url, count):
     }
 
 
+def lateness(seconds, replies, sub=None):
+    """How many seconds after its own a run ends that would go on for ever: median and worst, and how often it extracted.
+    Below nought: before them, since a tenth is kept for extraction, which takes no time here.
+    """
+    from dszig_py import RLM, Budget
+    from dszig_py.lm import ScriptedLM
+
+    late, extracted = [], 0
+    for _ in range(5):
+        rlm = RLM("text -> answer", lm=ScriptedLM(replies), sub_lm=sub, budget=Budget(max_seconds=seconds))
+        started = time.perf_counter()
+        prediction = rlm(text="t")
+        late.append(time.perf_counter() - started - seconds)
+        assert prediction.termination.kind == "max_seconds", prediction
+        extracted += prediction.answer == "late"
+    return {"median": statistics.median(late), "worst": max(late), "asked": 0.5, "extracted of 5": extracted}
+
+
+def deadlines():
+    """A cell that spins; and a root with four children, whose cells spin while eight of their sub-calls hang."""
+    asked = "import threading\nfor n in '12': threading.Thread(target=llm_query, args=[n]).start()\nwhile True: pass"
+
+    async def child(prompt):
+        if "live REPL" not in prompt:
+            await asyncio.sleep(600)
+        return CELL.format(asked)
+
+    extracted, four = '{"answer": "late"}', "rlm_query_batched(['a', 'b', 'c', 'd'])"
+    return {
+        "a cell that spins, 2 s, late by s": lateness(2, [CELL.format("while True: pass"), extracted]),
+        "a tree of four that hang, 3 s, late by s": lateness(3, [CELL.format(four), extracted], child),
+    }
+
+
 def main():
     here, there = multiprocessing.get_context("spawn").Pipe()
     server = multiprocessing.get_context("spawn").Process(target=serve, args=(there,))
@@ -148,6 +182,7 @@ def main():
     finally:
         here.send("stop")
         server.join(10)
+    found |= deadlines()
     print(json.dumps(found, indent=2, default=lambda value: round(value, 3)))
 
 

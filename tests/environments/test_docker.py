@@ -14,12 +14,12 @@ import sys
 import tempfile
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import anyio
 import container_image
 import pytest
+from waiting import eventually
 
 from dszig_py import RLM, File, Folder, Text
 from dszig_py.contract import compile_contract
@@ -48,7 +48,7 @@ if verb == "run":
         sys.exit("Unable to find image 'missing' locally")
     if args[args.index("--entrypoint") + 2] == "slow":
         import time
-        time.sleep(60)
+        time.sleep(600)
     program = [a.replace("/run/dszig", folder) for a in args[args.index("--entrypoint") + 3:]]
     for number, given in enumerate(args[:-1]):
         if given == "--mount":
@@ -227,26 +227,24 @@ def test_what_the_engine_said_is_told_where_a_worker_does_not_start(pretender):
 
 
 def test_cancelling_while_an_image_is_fetched_ends_it(pretender):
-    """There is no container to kill then."""
+    """There is no container to kill then, but the command that fetches, which would go on for long."""
     before = shared_folders()
 
     async def go():
         task = asyncio.ensure_future(DockerEnvironment(image="slow").open(*given()))
         while not any('"run"' in line for line in (pretender / "log").read_text().splitlines() if pretender / "log"):
             await asyncio.sleep(0.05)
-        await asyncio.sleep(0.2)
-        started = time.monotonic()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await task
-        return time.monotonic() - started
+            await asyncio.wait_for(task, 60)
+        await eventually(lambda: not running_in(pretender))
 
     def given():
         contract = compile_contract(Signature.parse("t -> answer"), {"t": ""})
         return contract, RecordingHost(contract), CellLimits()
 
     (pretender / "log").touch()
-    assert asyncio.run(go()) < 5
+    asyncio.run(go())
     assert shared_folders() == before
 
 
@@ -301,7 +299,7 @@ def test_a_start_that_is_cancelled_with_its_task_group_leaves_nothing(pretender,
 
     def slow(packed):
         copying.set()
-        cancelled.wait(30)
+        cancelled.wait(60)
         return share(packed)
 
     monkeypatch.setattr(docker, "share", slow)
@@ -516,7 +514,7 @@ def test_a_real_container_ends_with_its_host(container):
             held = session._containers[-1]
             os.kill(held.process.pid, signal.SIGKILL)
             execution = await task
-            for _ in range(100):
+            for _ in range(600):
                 if not await asyncio.to_thread(still_runs, held):
                     return execution.lost
                 await asyncio.sleep(0.1)

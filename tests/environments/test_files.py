@@ -205,7 +205,7 @@ def test_a_pipe_in_a_folder_holds_up_its_cell_and_nothing_else(tmp_path):
 
     async def go():
         contract = compile_contract(Signature.parse("d: Folder -> x"), {"d": tmp_path})
-        session = await ProcessEnvironment().open(contract, RecordingHost(contract), CellLimits(seconds=0.3))
+        session = await ProcessEnvironment().open(contract, RecordingHost(contract), CellLimits(seconds=2))
         try:
             stopped = await session.execute(f"kept = 1\nopen({str(tmp_path / 'pipe')!r})")
             return stopped, await session.execute("print(kept, d.tree())")

@@ -14,6 +14,7 @@ import threading
 import time
 
 import pytest
+from waiting import eventually
 
 from dszig_py import RLM
 from dszig_py.contract import compile_contract
@@ -28,7 +29,7 @@ SUBMIT = "```python\nSUBMIT(answer=x)\n```"
 
 
 @contextlib.asynccontextmanager
-async def a_session(inputs=None, functions=None, seconds=20.0):
+async def a_session(inputs=None, functions=None, seconds=60.0):
     fields = tuple(Field(name, object) for name in inputs or {})
     contract = compile_contract(Signature(fields, (Field("answer", object),)), inputs or {})
     host = RecordingHost(contract, functions)
@@ -263,7 +264,7 @@ from dszig_py.testing import RecordingHost
 
 async def go():
     contract = compile_contract(Signature.parse("-> answer"), {{}})
-    session = await InProcessEnvironment().open(contract, RecordingHost(contract), CellLimits(seconds=0.2))
+    session = await InProcessEnvironment().open(contract, RecordingHost(contract), CellLimits(seconds=1))
     await session.execute({cell!r})
     print((await session.execute("6 * 7")).value)
     await session.close()
@@ -296,17 +297,16 @@ def test_a_run_called_in_the_cell_itself():
     assert (execution.value, execution.stdout) == ("'deep'", "before\n")
 
 
-def test_a_cell_is_stopped_at_its_deadline_wherever_it_is():
+def test_a_cell_is_stopped_at_its_deadline_wherever_it_is(monkeypatch):
     """In a loop, in a coroutine, in its own handler; what it printed and made before is kept."""
+    monkeypatch.setattr(inprocess, "_GRACE", 60.0)
     loops = ("while True: pass", "async def f():\n    while True:\n        await asyncio.sleep(0)\nawait f()")
     for loop in loops:
-        started = time.monotonic()
         first, second = run(
-            f"import asyncio\nkept = 1\nprint('out')\n{loop}", "await asyncio.sleep(0, kept)", seconds=0.3
+            f"import asyncio\nkept = 1\nprint('out')\n{loop}", "await asyncio.sleep(0, kept)", seconds=1
         )
-        assert "TimeoutError: the cell ran longer than 0.3 s and was stopped; variables are kept" in first.error
+        assert "TimeoutError: the cell ran longer than 1 s and was stopped; variables are kept" in first.error
         assert (first.stdout, second.value) == ("out\n", "1")
-        assert time.monotonic() - started < 3
 
 
 def test_a_cell_blocked_in_c_code_is_left_behind_and_its_variables_kept():
@@ -315,23 +315,20 @@ def test_a_cell_blocked_in_c_code_is_left_behind_and_its_variables_kept():
 
     async def go():
         functions = {"echo": lambda x: x}
-        async with a_session({"wake": wake}, functions, seconds=0.2) as session:
+        async with a_session({"wake": wake}, functions, seconds=1) as session:
             code = (
-                "kept = 1\nwake.wait(30)\ntry:\n    echo('late')\nexcept BaseException as e:\n    kept = str(type(e))"
+                "kept = 1\nwake.wait(600)\ntry:\n    echo('late')\nexcept BaseException as e:\n    kept = str(type(e))"
             )
             stuck = await session.execute(code)
             after = await session.execute("print('on')\nkept + echo(1)")
             wake.set()
-            for _ in range(100):
-                if len(cells_threads()) == 1:
-                    break
-                await asyncio.sleep(0.02)
+            await eventually(lambda: len(cells_threads()) == 1)
             return stuck, after, (await session.execute("kept")).value, len(cells_threads()), session._host.calls
 
     stuck, after, kept, threads, calls = asyncio.run(go())
     assert stuck.error.startswith("Traceback (most recent call last):\n")
-    assert "line 2, in <cell>\n    wake.wait(30)" in stuck.error
-    assert "TimeoutError: the cell ran longer than 0.2 s and could not be stopped" in stuck.error
+    assert "line 2, in <cell>\n    wake.wait(600)" in stuck.error
+    assert "TimeoutError: the cell ran longer than 1 s and could not be stopped" in stuck.error
     assert (after.value, after.stdout, stuck.lost) == ("2", "on\n", "")
     assert calls == [("echo", [1], {})]
     assert kept == "1" or "TimeoutError" in kept
@@ -343,9 +340,9 @@ def test_three_cells_in_a_row_that_cannot_be_stopped_end_the_run():
     wake = threading.Event()
 
     async def go():
-        async with a_session({"wake": wake}, seconds=0.05) as session:
+        async with a_session({"wake": wake}, seconds=0.5) as session:
             for _ in range(3):
-                assert "could not be stopped" in (await session.execute("wake.wait(30)")).error
+                assert "could not be stopped" in (await session.execute("wake.wait(600)")).error
             with pytest.raises(EnvironmentFailure, match="3 cells in a row"):
                 await session.execute("1")
 
@@ -361,25 +358,21 @@ def test_cancelling_an_execution_stops_the_cell_and_its_calls():
 
     async def wait_for_ever():
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
         except asyncio.CancelledError:
             cancelled.append(True)
             raise
 
     async def go(code):
-        async with a_session(functions={"wait": wait_for_ever}) as session:
+        async with a_session(functions={"wait": wait_for_ever, "tell": lambda: None}) as session:
             task = asyncio.ensure_future(session.execute(code))
-            await asyncio.sleep(0.2)
+            await eventually(lambda: session._host.calls)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        for _ in range(100):
-            if not cells_threads():
-                return
-            await asyncio.sleep(0.02)
-        pytest.fail(f"still there: {cells_threads()}")
+        await eventually(lambda: not cells_threads(), told=lambda: f"still there: {cells_threads()}")
 
-    asyncio.run(go("while True: pass"))
+    asyncio.run(go("tell()\nwhile True: pass"))
     asyncio.run(go("wait()"))
     assert cancelled == [True]
 
@@ -391,7 +384,7 @@ def test_a_call_after_the_close_is_refused_and_nothing_is_held():
     async def go():
         async with a_session({"told": told, "closed": (closed := threading.Event())}, {"echo": lambda x: x}) as session:
             code = (
-                "import threading\nclass Big: pass\nbig = Big()\ndef late():\n    closed.wait(10)\n    try:\n"
+                "import threading\nclass Big: pass\nbig = Big()\ndef late():\n    closed.wait(60)\n    try:\n"
                 "        echo(1)\n    except RuntimeError as e:\n        done.append(str(e))\n"
                 "done = []\nt = threading.Thread(target=late)\nt.start()"
             )

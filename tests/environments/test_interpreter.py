@@ -7,9 +7,9 @@ import contextvars
 import datetime as dt
 import inspect
 import threading
-import time
 
 import pytest
+from waiting import reached, within
 
 from dszig_py import RLM, Budget
 from dszig_py.contract import compile_contract
@@ -254,24 +254,32 @@ def test_a_factory_that_makes_no_interpreter_is_refused_and_one_that_fails_is_to
 
 def test_cancelling_shuts_down_from_another_thread():
     """An interpreter at work is ended by its shutdown, and nobody waits for it."""
-    end = threading.Event()
+    end, begun, woken = threading.Event(), [], []
 
     class Stuck(Small):
         def execute(self, code, variables=None):
-            end.wait(30)
+            begun.append(code)
+            woken.append(end.wait(60))
             raise CodeInterpreterError("it was shut down")
 
         def shutdown(self):
             super().shutdown()
             end.set()
 
-    environment = InterpreterEnvironment(Stuck)
-    lm = ScriptedLM(["```python\nx\n```"])
-    started = time.monotonic()
-    prediction = RLM("t -> answer", lm=lm, environment=environment, budget=Budget(max_seconds=0.5))(t="")
-    assert prediction.termination.kind == "max_seconds"
-    assert time.monotonic() - started < 5
-    assert Small.made[0].done.count("shutdown") == 1
+    kinds = []
+
+    def attempt(seconds):
+        end.clear()
+        lm, budget = ScriptedLM(["```python\nx\n```"]), Budget(max_seconds=seconds)
+        prediction = RLM("t -> answer", lm=lm, environment=InterpreterEnvironment(Stuck), budget=budget)(t="")
+        kinds.append(prediction.termination.kind)
+        return begun
+
+    reached(attempt, 0.5)
+    assert set(kinds) == {"max_seconds"}
+    within(lambda: woken)
+    assert woken == [True]
+    assert Small.made[-1].done.count("shutdown") == 1
 
 
 def test_isolation_is_that_of_the_interpreter():

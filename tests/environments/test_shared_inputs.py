@@ -96,7 +96,7 @@ def test_a_text_that_cannot_be_written_fails_for_all_and_can_be_tried_again(monk
     text, entered, failures = "y" * (4 * MB), threading.Event(), []
 
     def full(fd, chunk):
-        entered.wait(10)
+        entered.wait(60)
         raise OSError("no space")
 
     def packing():
