@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
@@ -49,9 +50,12 @@ class Actors(Generic[Work, Result]):
         self._make, self._width, self._calls, self._workers = make, width, calls, workers
         self._slots: list[_Slot] = []
         self._started = False
+        # Ray has its servers die with the thread that starts them (prctl(2), PR_SET_PDEATHSIG), and anyio ends its threads
+        # after ten idle seconds.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="dszig-ray")
 
     async def __aenter__(self) -> Self:
-        await anyio.to_thread.run_sync(self._start)
+        await anyio.to_thread.run_sync(lambda: self._starter.submit(self._start).result())
         return self
 
     def _start(self) -> None:
@@ -78,6 +82,7 @@ class Actors(Generic[Work, Result]):
             self._ray.kill(slot.actor)
         if self._started:
             self._ray.shutdown()
+        self._starter.shutdown(wait=False)
 
     async def run(self, work: Work) -> Result:
         """What came of ``work``, on another actor where the first one is lost.

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ForwardRef, Literal, get_origin
 
 import pytest
 from annotated_types import Ge
+from costs import calls_of, memory_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
@@ -21,7 +22,6 @@ from dszig_py.errors import InputError, SignatureError
 from dszig_py.previews import Brief, brief
 from dszig_py.signature import Field, Signature
 from dszig_py.validation import _adapter
-from tests.costs import calls_of, memory_of
 
 
 class Person(BaseModel):

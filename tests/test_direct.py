@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted_server import Answer, Fault, ScriptedServer
 from waiting import eventually, within
 
 from dszig_py import RLM, Budget
 from dszig_py.errors import InputError, LMError
 from dszig_py.lm import DirectLM, LiteLLM, _completions, _endpoints, _price_list, _sessions, resolve
 from dszig_py.lm.base import LM, Message, Reply, Request, StreamingLM
-from tests.scripted_server import Answer, Fault, ScriptedServer
 
 REPO = Path(__file__).parents[1]
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}}

@@ -725,6 +725,8 @@ def test_memory_is_flat_in_the_number_of_examples():
 
 RAY = """
     import os
+    from anyio._backends._asyncio import WorkerThread
+    WorkerThread.MAX_IDLE_TIME = 0.05  # seconds: Ray's servers die with the thread that has started them
     from dszig_py import Budget
     from dszig_py.evals import ReaderLM, evaluate
     found = evaluate("needle", ["direct", "lossy:dies_once"], lm=ReaderLM(), lengths=(4_000,), n=60, engine="ray",

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import anyio
 import pytest
+from costs import calls_of
 from waiting import eventually
 
 from dszig_py.errors import LMError
@@ -17,7 +18,6 @@ from dszig_py.lm import gate as gate_module
 from dszig_py.lm.base import LM, Reply, Request
 from dszig_py.lm.gate import MAX_ATTEMPTS, Gate
 from dszig_py.usage import Budget, Exhausted, Ledger, Usage
-from tests.costs import calls_of
 
 BUSY = LMError("too many requests", retryable=True)
 ASK = Request.of("x" * 40)  # ten tokens, by the rule of thumb

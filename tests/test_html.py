@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import screenshots
+from costs import calls_of
 from screenshots import DARK, chromium, realistic, shot
 
 from dszig_py import RLM
@@ -24,7 +25,6 @@ from dszig_py.render.markup import bounded, ends, highlight, seconds
 from dszig_py.render.timeline import lay_out, peak
 from dszig_py.trajectory import Action, Extraction, Input, Iteration, SubCall, Termination, Trajectory
 from dszig_py.usage import Usage
-from tests.costs import calls_of
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[31m\x00\u202e\x9b\ud800]]></style></title>-->"
 TAGS = set(

@@ -14,10 +14,12 @@ import textwrap
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_server import Answer, Fault, ScriptedServer
 from waiting import eventually, reached, within
 
 from dszig_py.errors import InputError, LMError
@@ -27,7 +29,6 @@ from dszig_py.lm.command import CommandLM
 from dszig_py.lm.function import FunctionLM
 from dszig_py.lm.litellm import LiteLLM, close_clients, known_price, preload
 from dszig_py.lm.scripted import ScriptedLM
-from tests.scripted_server import Answer, Fault, ScriptedServer
 
 REPO = Path(__file__).parents[1]
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}}
@@ -506,6 +507,25 @@ def test_cancelling_kills_the_command(tmp_path: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(task, 60)
         await eventually(lambda: not alive(pids))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("rounds", range(8))
+def test_cancelling_a_command_while_it_starts_kills_its_children(tmp_path: Path, rounds: int) -> None:
+    """However many rounds of the event loop it has had, which is held up while the program already starts others."""
+    pids = tmp_path / "pid"
+
+    async def main() -> None:
+        task = asyncio.create_task(CommandLM(f"sleep 600 & echo $! > {pids}; wait").complete(Request.of("x")))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        with suppress(AssertionError):  # nothing has been started in the first rounds
+            within(lambda: pids.exists() and pids.read_text().endswith("\n"), 0.5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 60)
+        await eventually(lambda: not pids.exists() or not alive(pids))
 
     asyncio.run(main())
 

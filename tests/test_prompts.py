@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from costs import calls_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from dszig_py.signature import Field, Signature
 from dszig_py.strategy import Strategy
 from dszig_py.trajectory import Action, Iteration
 from dszig_py.usage import Remaining
-from tests.costs import calls_of
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 ROOM = Strategy().max_history_chars

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Callable
 
 import pytest
+from costs import seconds_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dszig_py.replies import Extracted, extract_code
 from dszig_py.text import clean, preview, truncate
-from tests.costs import seconds_of
 
 MARKER = re.compile(r"\n\.\.\. \[([\d,]+) of ([\d,]+) characters left out\] \.\.\.\n")
 # No brackets, so that the text itself never looks like a marker.

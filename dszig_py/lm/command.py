@@ -90,20 +90,35 @@ class CommandLM:
 
     async def _start(self, folder: str | None) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
-        process: asyncio.subprocess.Process | None = None
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *self._argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, start_new_session=True
+            )
+        )
         try:
-            # Shielded: a call cancelled right here would leave a process that nobody knows.
-            with anyio.CancelScope(shield=True):
-                process = await asyncio.create_subprocess_exec(
-                    *self._argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, start_new_session=True
-                )
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await _ended(starting)
+            raise
         except FileNotFoundError as error:
             missing = error.filename or self._argv[0]
             raise LMError(f"{self._model}: it could not be started: no program {missing!r} is found") from error
         except (OSError, ValueError) as error:
             raise LMError(f"{self._model}: it could not be started: {error}") from error
-        assert process is not None
-        return process
+
+
+async def _ended(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
+    """Have a program start, which takes a moment, and kill it. Cancelled within that moment, asyncio would kill the program
+    alone, and wait until whatever that has started closes its pipes.
+    """
+    with anyio.CancelScope(shield=True):
+        while not starting.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([starting])
+        if not starting.cancelled() and starting.exception() is None:
+            run = _Run(starting.result())
+            await run.kill()
+            run.close()
 
 
 class _Run:
@@ -154,10 +169,11 @@ class _Run:
             self.stderr = (self.stderr + chunk)[-4 * STDERR_TAIL :]  # a character has at most four bytes
 
     async def kill(self) -> None:
-        """Kill the program's whole session and wait for the program."""
+        """Kill the program's whole session and wait for the program, whoever elsewhere holds its pipes open."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        with anyio.move_on_after(5, shield=True):  # not for ever: a grandchild elsewhere may hold the pipes open
+        self.close()  # first: asyncio waits for what nobody reads any more
+        with anyio.move_on_after(5, shield=True):
             await self.process.wait()
 
     def close(self) -> None:
