@@ -44,8 +44,12 @@ class _Loop:
         self.thread.start()
 
     def _serve(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
-            runner.run(self._until_stopped())  # then what is left is cancelled, and the loop closed
+        try:
+            with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+                runner.run(self._until_stopped())  # then what is left is cancelled, and the loop closed
+        except RuntimeError:  # Python 3.12 starts no thread at a program's end, not even to wait for asyncio's others
+            if threading.main_thread().is_alive():
+                raise
 
     async def _until_stopped(self) -> None:
         await self._ended.wait()
