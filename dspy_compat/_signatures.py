@@ -15,8 +15,9 @@ from dspy.primitives.repl_types import REPLHistory
 
 from dspy_compat._facade import SUB_AGENTS
 from dspy_compat._options import Options
+from dszig_py import arguments
 from dszig_py.language import Language
-from dszig_py.prompts import INSTRUCTIONS, READING, SUMMARIZE
+from dszig_py.prompts import INSTRUCTIONS, SUMMARIZE
 from dszig_py.signature import REPL_NAMES, Signature
 from dszig_py.skills import Skill
 from dszig_py.strategy import Strategy
@@ -184,8 +185,7 @@ def _of_sub_agents(name: str) -> bool:
 def check_names(signature: Any, tools: dict[str, Any], child_tools: Sequence[str] | None, *, helpers: bool) -> None:
     """Names that something else owns, or that nothing has. Raises ``ValueError`` saying which."""
     reserved = {name for name in (*tools, *signature.input_fields) if name in REPL_NAMES or _of_sub_agents(name)}
-    if unknown := sorted(set(child_tools or ()) - set(tools)):
-        raise ValueError(f"child_tools names {unknown}, which tools does not have")
+    arguments.check_names(signature.input_fields, tools, child_tools, helpers=helpers)
     for name in tools:
         if not name.isidentifier() or keyword.iskeyword(name):
             raise ValueError(f"Invalid tool name '{name}': must be a valid Python identifier and not a keyword")
@@ -199,7 +199,5 @@ def check_names(signature: Any, tools: dict[str, Any], child_tools: Sequence[str
         raise ValueError(f"Input fields conflict with user tools: {taken}")
     if taken := sorted(set(signature.output_fields) & RESULT_NAMES):
         raise ValueError(f"Output fields conflict with RLM result metadata: {taken}")
-    if helpers and (taken := sorted({*signature.input_fields, *tools} & set(READING))):
-        raise ValueError(f"Strategy(helpers=True) brings {', '.join(READING)}: {taken} need other names")
     _warn_of_decisions(signature)
     Signature.of(signature)  # whatever else of it cannot be run is told now, not at the first call

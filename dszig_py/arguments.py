@@ -202,7 +202,7 @@ def named_tools(
 
 
 def check_names(
-    signature: Signature, tools: Collection[str], child_tools: Collection[str] | None, *, helpers: bool
+    inputs: Iterable[str], tools: Collection[str], child_tools: Collection[str] | None, *, helpers: bool
 ) -> None:
     """Raise :class:`InputError` for tools of children that are none, and for names that the reading functions would take."""
     if lacking := [name for name in child_tools or () if name not in tools]:
@@ -210,7 +210,7 @@ def check_names(
     if helpers:
         from dszig_py.prompts import READING
 
-        if taken := [name for name in (*(f.name for f in signature.inputs), *tools) if name in READING]:
+        if taken := [name for name in (*inputs, *tools) if name in READING]:
             raise InputError(
                 f"Strategy(helpers=True) brings {', '.join(READING)}; {', '.join(taken)} needs another name"
             )

@@ -111,7 +111,8 @@ class RLM:
         self.skills = tuple(skills or ())
         self.tools = arguments.named_tools(tools or (), self.skills, self.signature)
         self.child_tools = None if child_tools is None else tuple(child_tools)
-        arguments.check_names(self.signature, self.tools, self.child_tools, helpers=self.strategy.helpers)
+        inputs = (field.name for field in self.signature.inputs)
+        arguments.check_names(inputs, self.tools, self.child_tools, helpers=self.strategy.helpers)
         self.environment = environment
         self.max_output_chars = max_output_chars
         self.verbose = verbose

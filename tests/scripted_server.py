@@ -27,7 +27,8 @@ BIG_CHARS = 5_000_000
 class Answer:
     """What the server does with one request.
 
-    ``latency``: seconds before it answers; ``until``: what it waits for before. ``body`` replaces the whole body. ``usage``: (prompt, completion) tokens,
+    ``latency``: seconds before it answers; ``until``: what it waits for before. ``body`` replaces the whole body.
+    ``usage``: (prompt, completion) tokens,
     ``None`` for none at all; by default a quarter of the characters. ``message`` is merged into the reply's message.
     """
 

@@ -792,6 +792,7 @@ def test_a_process_that_made_a_synchronous_call_can_fork():
         ("n", "2"),
         ("max_concurrency", 1.5),
         ("workers", -1),
+        ("workers", 0),
         ("lengths", "8K"),
         ("lengths", 8_000),
         ("lengths", ["8K"]),

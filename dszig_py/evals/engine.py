@@ -78,7 +78,7 @@ async def aevaluate(
 
     Raises ``InputError`` before any model call, and ``DszigError`` where run after run fails.
     """
-    check_counts(n=n, max_concurrency=max_concurrency, workers=workers or 1)
+    check_counts(n=n, max_concurrency=max_concurrency, workers=1 if workers is None else workers)
     check_budgets(budget=budget, total=total)
     _check_lengths(lengths)
     found = suite.resolve_all(tasks)

@@ -75,9 +75,10 @@ class CommandLM:
                 await run.communicate(request.prompt.encode(errors="replace"))
                 done = True
         finally:
-            if not done or run.overflow:
+            if done and not run.overflow:
+                run.close()
+            else:
                 await run.kill()
-            run.close()
         if not done:
             raise LMError(f"{self._model}: no answer within {self._timeout:g} seconds; it was killed{run.said}")
         if run.overflow:
@@ -98,7 +99,7 @@ class CommandLM:
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            await _ended(starting)
+            await _kill_started(starting)
             raise
         except FileNotFoundError as error:
             missing = error.filename or self._argv[0]
@@ -107,7 +108,7 @@ class CommandLM:
             raise LMError(f"{self._model}: it could not be started: {error}") from error
 
 
-async def _ended(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
+async def _kill_started(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
     """Have a program start, which takes a moment, and kill it. Cancelled within that moment, asyncio would kill the program
     alone, and wait until whatever that has started closes its pipes.
     """
@@ -116,9 +117,7 @@ async def _ended(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([starting])
         if not starting.cancelled() and starting.exception() is None:
-            run = _Run(starting.result())
-            await run.kill()
-            run.close()
+            await _Run(starting.result()).kill()
 
 
 class _Run:
@@ -169,7 +168,7 @@ class _Run:
             self.stderr = (self.stderr + chunk)[-4 * STDERR_TAIL :]  # a character has at most four bytes
 
     async def kill(self) -> None:
-        """Kill the program's whole session and wait for the program, whoever elsewhere holds its pipes open."""
+        """Kill the program's whole session, close the pipes and wait for the program, whoever elsewhere holds them open."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.close()  # first: asyncio waits for what nobody reads any more
